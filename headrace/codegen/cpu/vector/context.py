@@ -1,0 +1,258 @@
+"""What every part of the generator shares while one function is written: machine, emitter, small IR helpers."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from headrace.codegen.cpu.ttir import Element, PointerType
+from headrace.codegen.cpu.vector.emit import Emitter
+from headrace.codegen.cpu.vector.errors import VectorDeclined
+
+_ELEMENTS = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double", "index": "i64"}
+SIZES = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8}
+FLOATS = frozenset({"half", "bfloat", "float", "double"})
+Fact = tuple[str, int]
+STACK_LIMIT = 768 * 1024
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the generator needs to know about the host."""
+
+    lanes: int
+    avx512: bool
+    bf16_dot: bool
+    fma: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ix:
+    """Index along one dimension: an optional run-time part plus a constant; ``tag`` names the loop it came from."""
+
+    base: str | None
+    off: int
+    tag: int = 0
+
+    def plus(self, n: int) -> Ix:
+        return Ix(self.base, self.off + n, self.tag)
+
+
+ZERO = Ix(None, 0, 0)
+Index = tuple[Ix, ...]
+
+
+def element_type(element: Element) -> str:
+    """LLVM type of a TTIR element; declines 8-bit floats."""
+    if isinstance(element, PointerType):
+        return "ptr"
+    if element.name in _ELEMENTS:
+        return _ELEMENTS[element.name]
+    if element.is_float or element.name not in SIZES:
+        raise VectorDeclined(f"element type {element.name} is not vectorised")
+    return element.name
+
+
+def vector_type(element: str, width: int) -> str:
+    return f"<{width} x {element}>" if width else element
+
+
+def const(element: str, value: float | int | bool) -> str:
+    """LLVM spelling of a constant."""
+    if element == "i1":
+        return "true" if value else "false"
+    if element in FLOATS:
+        x = float(value)
+        if element == "double":
+            return "0x" + struct.pack(">d", x).hex().upper()
+        try:
+            single = struct.unpack(">f", struct.pack(">f", x))[0]
+        except OverflowError:
+            single = float("inf") if x > 0 else float("-inf")
+        if element == "float":
+            return "0x" + struct.pack(">d", single).hex().upper()
+        if element == "half":
+            try:
+                return "0xH" + struct.pack(">e", x).hex().upper()
+            except OverflowError:
+                return "0xH7C00" if x > 0 else "0xHFC00"
+        (bits,) = struct.unpack(">I", struct.pack(">f", single))
+        if x != x:
+            return "0xR7FC0"
+        return f"0xR{((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF:04X}"
+    if element == "ptr":
+        return "null"
+    bits = SIZES[element] * 8
+    n = int(value) & ((1 << bits) - 1)
+    return str(n - (1 << bits) if n >> (bits - 1) else n)
+
+
+def is_const_int(text: str) -> bool:
+    return text.lstrip("-").isdigit()
+
+
+class Context:
+    """One function under construction."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.e = Emitter()
+        self.machine = machine
+        self.facts: frozenset[Fact] = frozenset()
+        self._tags = 0
+        self._dummy = ""
+
+    def tag(self) -> int:
+        """A number that marks the indices of one loop."""
+        self._tags += 1
+        return self._tags
+
+    @contextmanager
+    def knowing(self, facts: Sequence[Fact]) -> Iterator[None]:
+        """Within the block, every index tagged ``t`` is below ``limit`` for each ``(limit, t)``."""
+        saved = self.facts
+        self.facts = saved | frozenset(facts)
+        try:
+            yield
+        finally:
+            self.facts = saved
+
+    # 64-bit index arithmetic
+
+    def add(self, a: str, b: str, type_: str = "i64") -> str:
+        if b == "0":
+            return a
+        if a == "0":
+            return b
+        if is_const_int(a) and is_const_int(b):
+            return const(type_, int(a) + int(b))
+        return self.e.pure(f"add {type_} {a}, {b}", (a, b))
+
+    def sub(self, a: str, b: str) -> str:
+        if b == "0":
+            return a
+        if is_const_int(a) and is_const_int(b):
+            return str(int(a) - int(b))
+        return self.e.pure(f"sub i64 {a}, {b}", (a, b))
+
+    def mul(self, a: str, b: str, type_: str = "i64") -> str:
+        if a == "1":
+            return b
+        if b == "1":
+            return a
+        if a == "0" or b == "0":
+            return "0"
+        if is_const_int(a) and is_const_int(b):
+            return const(type_, int(a) * int(b))
+        return self.e.pure(f"mul {type_} {a}, {b}", (a, b))
+
+    def smin(self, a: str, b: str) -> str:
+        if a == b:
+            return a
+        if is_const_int(a) and is_const_int(b):
+            return str(min(int(a), int(b)))
+        return self.call("llvm.smin.i64", "i64", ("i64", a), ("i64", b))
+
+    def smax(self, a: str, b: str) -> str:
+        if is_const_int(a) and is_const_int(b):
+            return str(max(int(a), int(b)))
+        return self.call("llvm.smax.i64", "i64", ("i64", a), ("i64", b))
+
+    def floor_to(self, a: str, step: int) -> str:
+        """Largest multiple of the power of two ``step`` that is not above ``a``."""
+        if step == 1:
+            return a
+        if is_const_int(a):
+            return str(int(a) // step * step)
+        return self.e.pure(f"and i64 {a}, {-step}", (a,))
+
+    def index(self, ix: Ix) -> str:
+        """The index as an i64."""
+        if ix.base is None:
+            return str(ix.off)
+        return self.add(ix.base, str(ix.off))
+
+    def cmp(self, predicate: str, a: str, b: str, type_: str = "i64") -> str:
+        if is_const_int(a) and is_const_int(b):
+            x, y = int(a), int(b)
+            return "true" if {"slt": x < y, "sle": x <= y, "eq": x == y, "sgt": x > y}[predicate] else "false"
+        return self.e.pure(f"icmp {predicate} {type_} {a}, {b}", (a, b))
+
+    # vectors
+
+    def splat(self, element: str, value: str, width: int) -> str:
+        """Vector whose lanes are all ``value``."""
+        if width == 0:
+            return value
+        if not value.startswith("%"):
+            return f"splat ({element} {value})"
+        vt = vector_type(element, width)
+        one = self.e.pure(f"insertelement {vt} poison, {element} {value}, i64 0", (value,))
+        return self.e.pure(f"shufflevector {vt} {one}, {vt} poison, <{width} x i32> zeroinitializer", (one,))
+
+    def shuffle(self, element: str, width: int, a: str, b: str, lanes: Sequence[int]) -> str:
+        vt = vector_type(element, width)
+        mask = ", ".join(f"i32 {n}" if n >= 0 else "i32 poison" for n in lanes)
+        return self.e.pure(f"shufflevector {vt} {a}, {vt} {b}, <{len(lanes)} x i32> <{mask}>", (a, b))
+
+    def iota(self, element: str, width: int, start: int = 0) -> str:
+        return "<" + ", ".join(f"{element} {start + n}" for n in range(width)) + ">"
+
+    def call(self, name: str, result: str, *args: tuple[str, str], read: bool = False) -> str:
+        """Call an intrinsic or external function with (type, value) arguments."""
+        self.e.declare(name, f"declare {result} @{name}({', '.join(t for t, _ in args)})")
+        text = f"call {result} @{name}({', '.join(f'{t} {v}' for t, v in args)})"
+        values = [v for _, v in args]
+        return self.e.read(text, values) if read else self.e.pure(text, values)
+
+    def op(self, name: str, type_: str, *args: str) -> str:
+        """``name type a, b``: an arithmetic instruction."""
+        return self.e.pure(f"{name} {type_} {', '.join(args)}", args)
+
+    def cast(self, name: str, from_: str, value: str, to: str) -> str:
+        return self.e.pure(f"{name} {from_} {value} to {to}", (value,))
+
+    def bitcast(self, from_: str, value: str, to: str) -> str:
+        return value if from_ == to else self.cast("bitcast", from_, value, to)
+
+    def select(self, cond_type: str, cond: str, type_: str, a: str, b: str) -> str:
+        if a == b or cond == "true":
+            return a
+        if cond == "false":
+            return b
+        return self.e.pure(f"select {cond_type} {cond}, {type_} {a}, {type_} {b}", (cond, a, b))
+
+    def gep(self, element: str, pointer: str, offset: str) -> str:
+        if offset == "0":
+            return pointer
+        return self.e.pure(f"getelementptr {element}, ptr {pointer}, i64 {offset}", (pointer, offset))
+
+    def fma(self, element: str, width: int, a: str, b: str, c: str) -> str:
+        vt = vector_type(element, width)
+        suffix = {"float": "f32", "double": "f64"}[element]
+        name = f"llvm.fma.v{width}{suffix}" if width else f"llvm.fma.{suffix}"
+        return self.call(name, vt, (vt, a), (vt, b), (vt, c))
+
+    # memory
+
+    def alloca(self, element: str, count: int) -> str:
+        name = self.e.alloca(element, count, SIZES[element])
+        if self.e.alloca_bytes > STACK_LIMIT:
+            raise VectorDeclined(f"the tiles of this kernel need more than {STACK_LIMIT} bytes of stack")
+        return name
+
+    def zeros(self) -> str:
+        """128 readable zero bytes: where loads go whose row is masked off."""
+        if not self._dummy:
+            self._dummy = self.e.alloca("i8", 256, 256)
+            vt = "<32 x i64>"
+            self.e.allocas.append(f"  store {vt} zeroinitializer, ptr {self._dummy}, align 64")
+        return self._dummy
+
+    def load(self, element: str, width: int, pointer: str) -> str:
+        vt = vector_type(element, width)
+        return self.e.read(f"load {vt}, ptr {pointer}, align {SIZES[element]}", (pointer,))
+
+    def store(self, element: str, width: int, value: str, pointer: str) -> None:
+        self.e.effect(f"store {vector_type(element, width)} {value}, ptr {pointer}, align {SIZES[element]}")

@@ -1,0 +1,133 @@
+"""Attention: score, mask, normalizer and value product, as one value of independent choices."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from headrace.errors import SpecSyntaxError
+from headrace.ir.dtype import DType
+from headrace.ir.expr import Const, Expr, Ref, parse, refs
+from headrace.ir.spec.operand import Extra, digest, fields_of, listing, unlist
+
+
+class Weighting(enum.StrEnum):
+    """The pointwise g of the normalizer: a score becomes a weight."""
+
+    EXP = "exp"
+    SIGMOID = "sigmoid"
+    IDENTITY = "identity"
+
+
+class Denominator(enum.StrEnum):
+    """What the weighted sum is divided by."""
+
+    SUM = "sum"
+    NONE = "none"
+
+
+class Stabilizer(enum.StrEnum):
+    """How exp is kept in range. A choice of the Schedule's numerics, not of the mathematics."""
+
+    ONLINE = "online"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Normalizer:
+    """Text: `exp/sum/online`. Softmax is exp over its sum; sigmoid attention is `sigmoid/none/none`."""
+
+    weighting: Weighting = Weighting.EXP
+    denominator: Denominator = Denominator.SUM
+    stabilizer: Stabilizer = Stabilizer.ONLINE
+
+    def __str__(self) -> str:
+        return f"{self.weighting}/{self.denominator}/{self.stabilizer}"
+
+    @classmethod
+    def parse(cls, text: str) -> Normalizer:
+        parts = text.strip().split("/")
+        if len(parts) != 3:
+            raise SpecSyntaxError(f"cannot read normalizer {text!r}; expected weighting/denominator/stabilizer")
+        return cls(Weighting(parts[0]), Denominator(parts[1]), Stabilizer(parts[2]))
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """o[b,h,i,:] = sum_j p_ij v[b,hv,j,:] / den_i with s_ij = score(q[b,h,i,:] . k[b,hk,j,:]), p = g(s) where mask.
+
+    Operands in order: q `[B, H, I, d_k]`, k `[B, H_k, J, d_k]`, v `[B, H_v, J, d_v]`, the extras; any strides.
+    Head h reads K head h // (H // H_k) and V head h // (H // H_v). Output `[B, H, I, d_v]`.
+
+    `score` is an expression over `s` (the raw dot product, float32), the indices `b h i j`, and extras;
+    `mask` one that is true where key j is visible, over the indices and extras (`true` when absent).
+    Causal: `le(j, i)`. A static cache: `le(j, add(i, p))` with p:i64[], the number of keys before this call;
+    a conjunct of the form `le(j, e)` or `lt(j, e)` whose e does not read j bounds the keys that are read.
+    A row in which no key is visible gives what eager gives: NaN under `safe=false`, zero under `safe=true`.
+    Extras have dims out of `bhij`; an extra of dims `bh..` varies with the query head.
+    Sizes known at run time: (b, i, j).
+    """
+
+    q: DType
+    k: DType
+    v: DType
+    out: DType
+    heads: int
+    k_heads: int
+    v_heads: int
+    d_k: int
+    d_v: int
+    score: Expr = Ref("s")
+    mask: Expr = Const(True)
+    normalizer: Normalizer = Normalizer()
+    safe: bool = False
+    extras: tuple[Extra, ...] = ()
+
+    kind = "Attention"
+
+    def __post_init__(self) -> None:
+        if self.heads % self.k_heads or self.heads % self.v_heads:
+            raise SpecSyntaxError(f"{self.heads} query heads do not divide among {self.k_heads}/{self.v_heads}")
+        known = {extra.name for extra in self.extras} | {"b", "h", "i", "j"}
+        if not refs(self.mask) <= known or not refs(self.score) <= known | {"s"}:
+            raise SpecSyntaxError("score or mask reads an unknown name")
+
+    def sizes(self, shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
+        return (shapes[0][0], shapes[0][2], shapes[1][2])
+
+    def output_shapes(self, shapes: Sequence[Sequence[int]]) -> tuple[tuple[int, ...], ...]:
+        return ((shapes[0][0], shapes[0][1], shapes[0][2], self.d_v),)
+
+    @property
+    def output_dtypes(self) -> tuple[DType, ...]:
+        return (self.out,)
+
+    def __str__(self) -> str:
+        return (
+            f"Attention{{q={self.q.value}; k={self.k.value}; v={self.v.value}; out={self.out.value}; "
+            f"heads=[{self.heads}, {self.k_heads}, {self.v_heads}]; dims=[{self.d_k}, {self.d_v}]; "
+            f"score={self.score}; mask={self.mask}; normalizer={self.normalizer}; "
+            f"safe={str(self.safe).lower()}; extras={listing(self.extras)}}}"
+        )
+
+    @property
+    def digest(self) -> str:
+        return digest(str(self))
+
+    @classmethod
+    def parse(cls, text: str) -> Attention:
+        found = fields_of(text, "Attention")
+        try:
+            heads = [int(part) for part in unlist(found["heads"])]
+            dims = [int(part) for part in unlist(found["dims"])]
+            return cls(
+                q=DType(found["q"]), k=DType(found["k"]), v=DType(found["v"]), out=DType(found["out"]),
+                heads=heads[0], k_heads=heads[1], v_heads=heads[2], d_k=dims[0], d_v=dims[1],
+                score=parse(found["score"]), mask=parse(found["mask"]),
+                normalizer=Normalizer.parse(found["normalizer"]),
+                safe={"true": True, "false": False}[found["safe"]],
+                extras=tuple(Extra.parse(part) for part in unlist(found["extras"])),
+            )  # fmt: skip
+        except (KeyError, ValueError, IndexError) as error:
+            raise SpecSyntaxError(f"cannot read {text[:80]!r}: {error}") from None

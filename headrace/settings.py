@@ -1,0 +1,15 @@
+"""The one place that reads the environment. Imports nothing heavy: Triton reaches it while it is being imported."""
+
+from __future__ import annotations
+
+import os
+
+
+def cpu_engine_enabled() -> bool:
+    """False when ``HEADRACE_CPU_ENGINE=off`` keeps the Triton CPU driver inactive."""
+    return os.environ.get("HEADRACE_CPU_ENGINE", "on").strip().lower() not in ("off", "0", "false", "no")
+
+
+def cpu_features() -> str:
+    """``HEADRACE_CPU_FEATURES``: ``native`` (default), ``avx512``, ``avx2`` or ``baseline``."""
+    return os.environ.get("HEADRACE_CPU_FEATURES", "native").strip().lower() or "native"
