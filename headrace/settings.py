@@ -13,3 +13,8 @@ def cpu_engine_enabled() -> bool:
 def cpu_features() -> str:
     """``HEADRACE_CPU_FEATURES``: ``native`` (default), ``avx512``, ``avx2`` or ``baseline``."""
     return os.environ.get("HEADRACE_CPU_FEATURES", "native").strip().lower() or "native"
+
+
+def environment() -> dict[str, str]:
+    """Every ``HEADRACE_*`` variable. `headrace.configuration` gives them types, and the files their turn."""
+    return {name: value for name, value in os.environ.items() if name.startswith("HEADRACE_")}

@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from headrace.errors import ExprSyntaxError
@@ -34,6 +35,11 @@ FUNCTIONS: Mapping[str, int] = {
     "reciprocal": 1, "sin": 1, "cos": 1, "tanh": 1, "erf": 1, "sigmoid": 1, "relu": 1, "floor": 1, "ceil": 1,
     "lt": 2, "le": 2, "gt": 2, "ge": 2, "eq": 2, "ne": 2, "and": 2, "or": 2, "not": 1, "where": 3,
 }  # fmt: skip
+# Functions whose result is floating even where every argument is an integer.
+LEAVES_INTEGERS = frozenset(
+    "div exp exp2 expm1 log log2 log1p sqrt rsqrt reciprocal sin cos tanh erf sigmoid".split()
+)
+PREDICATES = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"})
 COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum", "eq", "ne", "and", "or"})
 
 
@@ -178,27 +184,33 @@ def _parse(tokens: list[tuple[str, int]], at: int, text: str) -> tuple[Expr, int
 def evaluate(expr: Expr, env: Mapping[str, torch.Tensor], *, exact: bool = True) -> torch.Tensor:
     """Run an expression on tensors, with torch's broadcasting.
 
-    With `exact`, casts to floating types are skipped: the value is what real arithmetic in the tensors'
-    own precision gives (the float64 oracle). Without, each cast rounds, as eager PyTorch would.
+    With `exact`, casts to floating types are skipped and integers become float64 where a function leaves the
+    integers: given float64 tensors, the value is what real arithmetic gives (the float64 oracle). Without,
+    each cast rounds as eager PyTorch would, and nothing else does: 16-bit values are lifted to float32 before
+    any function reads them.
     """
     import torch
 
     if isinstance(expr, Ref):
         return env[expr.name]
     if isinstance(expr, Const):
-        if isinstance(expr.value, float) or isinstance(expr.value, bool):
-            kind = torch.float64 if isinstance(expr.value, float) else torch.bool
-            return torch.tensor(expr.value, dtype=kind)
+        if isinstance(expr.value, float):
+            return torch.tensor(expr.value, dtype=torch.float64)
         return torch.tensor(expr.value)
     args = [evaluate(arg, env, exact=exact) for arg in expr.args]
     if expr.fn.startswith("cast:"):
         dtype = DType(expr.fn.removeprefix("cast:"))
-        if exact and dtype.is_floating and args[0].dtype.is_floating_point:
-            return args[0]
-        return args[0].to(torch.float64 if exact and dtype.is_floating else dtype.to_torch())
+        if exact and dtype.is_floating:
+            return args[0] if args[0].dtype.is_floating_point else args[0].to(torch.float64)
+        return args[0].to(dtype.to_torch())
+    if not exact:
+        args = [arg.float() if arg.dtype in (torch.bfloat16, torch.float16) else arg for arg in args]
+    elif expr.fn in LEAVES_INTEGERS:
+        args = [arg if arg.dtype.is_floating_point else arg.double() for arg in args]
     return _torch_functions()[expr.fn](*args)
 
 
+@lru_cache(maxsize=1)
 def _torch_functions() -> Mapping[str, Callable[..., torch.Tensor]]:
     import torch
 

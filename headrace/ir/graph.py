@@ -150,6 +150,21 @@ class Graph:
         self._dag.remove_edge(old, user.name)
         self._dag.add_edge(new, user.name)
 
+    def redefine(self, name: str, op: Op, operands: Iterable[str]) -> None:
+        """Give a value another definition of the same meaning: name, type and FX value stay.
+
+        Raises:
+            VerificationError: an operand does not exist.
+        """
+        node = replace(self[name], op=op, operands=tuple(operands))
+        for operand in node.operands:
+            if operand not in self._dag:
+                raise VerificationError(f"{name} reads {operand}, which does not exist")
+        for operand in set(self[name].operands) - set(node.operands):
+            self._dag.remove_edge(operand, name)
+        self._dag.add_edges_from((operand, name) for operand in node.operands)
+        self._dag.nodes[name]["node"] = node
+
     def sweep(self) -> int:
         """Remove nodes that no output, no emitted value and no `extern` needs; returns how many. Inputs stay."""
         keep: set[str] = set()

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import sympy
 
+from headrace.errors import GraphSyntaxError
+from headrace.ir import size as sizes
 from headrace.ir.dtype import DType
+from headrace.ir.spec.operand import split
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +40,22 @@ class TensorType:
         return None
 
     def __str__(self) -> str:
-        return f"{self.dtype.value}[{', '.join(map(str, self.shape))}]"
+        return f"{self.dtype.value}[{', '.join(map(sizes.text, self.shape))}]"
+
+    @classmethod
+    def parse(cls, text: str) -> TensorType:
+        """Read what `str` writes.
+
+        Raises:
+            GraphSyntaxError: the text is no tensor type.
+        """
+        dtype, bracket, rest = text.strip().partition("[")
+        if not bracket or not rest.endswith("]") or dtype not in DType:
+            raise GraphSyntaxError(f"{text!r} is no tensor type; expected dtype[size, ...]")
+        return cls(DType(dtype), tuple(map(sizes.parse, split(rest[:-1], ","))))
 
 
+@lru_cache(maxsize=256)
 def dim(at: int) -> sympy.Symbol:
     """The index symbol of result dimension `at`, as index maps and `map` expressions name it: `d0`, `d1`, ..."""
     return sympy.Symbol(f"d{at}", integer=True, nonnegative=True)

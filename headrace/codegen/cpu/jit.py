@@ -59,7 +59,9 @@ def _machine(target: CpuTarget, level: int) -> Any:
     return (
         _llvm()
         .Target.from_triple(target.triple)
-        .create_target_machine(cpu=target.cpu, features=target.llvm_features, opt=level, reloc="pic", jit=True)
+        .create_target_machine(
+            cpu=target.cpu, features=target.llvm_features, opt=level, reloc="pic", jit=True
+        )
     )
 
 
@@ -73,7 +75,10 @@ def _module(ir: str, target: CpuTarget, passes: int) -> Any:
     if passes:
         machine = _machine(target, 2)
         tuning = llvm.create_pipeline_tuning_options(speed_level=passes)
-        tuning.loop_vectorization = tuning.slp_vectorization = passes > 1
+        # llvmlite's LLVM 22 is built with assertions, and its loop vectoriser fails one of them on ordinary loops with
+        # masked stores ("VPlan cost model and legacy cost model disagreed"), which would end the process.
+        tuning.loop_vectorization = tuning.slp_vectorization = False
+        tuning.loop_unrolling = tuning.loop_interleaving = False
         builder = llvm.create_pass_builder(machine, tuning)
         builder.getModulePassManager().run(module, builder)
     return module

@@ -82,9 +82,13 @@ def _host(level: str) -> CpuTarget:
     if level not in _LEVELS:
         raise CpuTargetError(f"HEADRACE_CPU_FEATURES={level}: use native, {', '.join(sorted(_LEVELS))}")
     if platform.machine() not in _X86:
-        raise CpuTargetError(f"HEADRACE_CPU_FEATURES={level} names an x86 level; this machine is {platform.machine()}")
+        raise CpuTargetError(
+            f"HEADRACE_CPU_FEATURES={level} names an x86 level; this machine is {platform.machine()}"
+        )
     wanted = _LEVELS[level]
     missing = (wanted - on) & frozenset(found)
     if missing:
-        raise CpuTargetError(f"HEADRACE_CPU_FEATURES={level}: this processor lacks {', '.join(sorted(missing))}")
+        raise CpuTargetError(
+            f"HEADRACE_CPU_FEATURES={level}: this processor lacks {', '.join(sorted(missing))}"
+        )
     return CpuTarget(triple, wanted & on, frozenset(found) - (wanted & on), level)

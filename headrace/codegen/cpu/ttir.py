@@ -249,7 +249,13 @@ def unsupported(op: Op | str, why: str, where: str | None = None) -> Unsupported
     name = op if isinstance(op, str) else op.name
     if where is None:
         loc = op.loc if isinstance(op, Op) else None
-        where = "unknown line" if loc is None else f"{loc.kernel}" if loc.caller is None else f"{loc.kernel} via {loc}"
+        where = (
+            "unknown line"
+            if loc is None
+            else f"{loc.kernel}"
+            if loc.caller is None
+            else f"{loc.kernel} via {loc}"
+        )
     return UnsupportedTtir(f"{name} at {where}: {why}")
 
 

@@ -1,0 +1,1 @@
+"""Time bars and operator races. `python -m benchmarks --help`."""

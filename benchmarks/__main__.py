@@ -1,0 +1,62 @@
+"""Run the benchmarks and hold the bars: `python -m benchmarks [name ...] [--no-bars] [--json] [--threads N]`."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import platform
+from collections.abc import Callable
+
+import torch
+
+from benchmarks.common import Result
+from headrace.compiler.cli.output import Output
+
+NAMES = ("decode_smollm2", "op_gemv", "op_attention", "op_rows")
+
+
+def main() -> int:
+    """0 when every bar is held, 1 when one is missed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=[], metavar="name", help=", ".join(NAMES))
+    parser.add_argument("--no-bars", action="store_true", help="print only; a missed bar is no failure")
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--rounds", type=int, default=0, help="rounds of each race; 0 lets each benchmark choose")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    out = Output(arguments.json)
+    out.line(f"{platform.processor() or platform.machine()}, {arguments.threads} threads, torch {torch.__version__}")
+    results: list[Result] = []
+    with torch.no_grad():
+        for name in arguments.names or NAMES:
+            run: Callable[[int], Result] = importlib.import_module(f"benchmarks.{name}").run
+            results.append(run(arguments.rounds))
+            show(out, results[-1])
+    out.result(
+        [
+            {
+                "title": result.title,
+                "rows": [dict(zip(result.columns, row, strict=True)) for row in result.rows],
+                "notes": result.notes,
+                "bars": [{"name": b.name, "value": b.value, "least": b.least, "held": b.held} for b in result.bars],
+            }
+            for result in results
+        ]
+    )
+    missed = [bar for result in results for bar in result.bars if not bar.held]
+    return 1 if missed and not arguments.no_bars else 0
+
+
+def show(out: Output, result: Result) -> None:
+    out.heading(result.title)
+    out.table(result.columns, result.rows)
+    for note in result.notes:
+        out.line(note)
+    for bar in result.bars:
+        out.line(str(bar))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,101 @@
+"""A damaged file: told apart from a busy or unwritable one, set aside under its own hash, its good rows
+saved.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from filelock import FileLock
+
+from headrace.autotune.db.file import identity
+from headrace.autotune.db.models import ObservationRow, decode
+from headrace.autotune.db.rows import Observation
+from headrace.errors import ObservationError
+
+_COLUMNS = tuple(column.name for column in ObservationRow.__table__.columns)
+
+
+class Fault(enum.Enum):
+    """What an error of the storage means for us."""
+
+    DAMAGED = "damaged"
+    BUSY = "busy"
+    UNAVAILABLE = "unavailable"
+
+
+def fault_of(error: BaseException) -> Fault:
+    """Classify an error of sqlite3, SQLAlchemy (which wraps it) or the file system."""
+    cause = getattr(error, "orig", None) or error
+    code = getattr(cause, "sqlite_errorcode", None)
+    primary = code & 0xFF if isinstance(code, int) else None
+    if primary in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED) or isinstance(cause, TimeoutError):
+        return Fault.BUSY
+    if primary in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT):
+        return Fault.DAMAGED
+    if isinstance(cause, UnicodeDecodeError):  # SQLite quotes the damage in its message
+        return Fault.DAMAGED
+    # A lost table or column is a plain SQL error; our own findings (`SqliteFile`) carry no code.
+    if isinstance(cause, sqlite3.Error) and (primary is None or str(cause).startswith("no such ")):
+        return Fault.DAMAGED
+    return Fault.UNAVAILABLE
+
+
+def set_aside(path: Path, damaged: tuple[int, int] | None) -> Path | None:
+    """Rename a damaged file (with its log) to `<name>.corrupt-<hash>`; returns the new path.
+
+    `damaged` is the identity of the file that was found damaged: when another process has already put a new
+    one in its place nothing is done, and the result is None.
+
+    Raises:
+        OSError: the directory cannot be written.
+    """
+    with FileLock(f"{path}.lock", timeout=30):
+        if damaged is None or identity(path) != damaged:
+            return None
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        aside = path.with_name(f"{path.name}.corrupt-{digest.hexdigest()[:12]}")
+        os.replace(path, aside)
+        for suffix in ("-wal", "-shm"):
+            side = path.with_name(path.name + suffix)
+            if side.exists():
+                os.replace(side, aside.with_name(aside.name + suffix))
+    return aside
+
+
+def salvage(path: Path) -> dict[str, Observation]:
+    """Every row of a damaged file that can still be read and matches its hash, by id."""
+    found: dict[str, Observation] = {}
+    try:
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as raw:
+            raw.text_factory = lambda data: data.decode("utf-8", "replace")
+            raw.row_factory = sqlite3.Row
+            # From both ends, each as far as the first unreadable page.
+            for order in ("ASC", "DESC"):
+                for row in _readable(raw, order):
+                    try:
+                        observation = decode({name: row[name] for name in _COLUMNS})
+                    except ObservationError:
+                        continue
+                    found[observation.id] = observation
+    except (sqlite3.Error, OSError, UnicodeDecodeError):
+        return found
+    return found
+
+
+def _readable(raw: sqlite3.Connection, order: str) -> Iterator[sqlite3.Row]:
+    try:
+        yield from raw.execute(
+            f"SELECT {', '.join(_COLUMNS)} FROM observations NOT INDEXED ORDER BY rowid {order}"
+        )
+    except (sqlite3.Error, UnicodeDecodeError, OverflowError):
+        return

@@ -1,0 +1,56 @@
+"""Compilation options of the CPU backend: those that Triton's frontend reads, and which lowering to use."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CpuOptions:
+    """Options of one compilation.
+
+    ``engine``: ``auto`` (vector lowering, else reference), ``vector`` or ``reference``. Warps, CTAs and stages are
+    accepted, because kernels and autotuners name them, and mean nothing here.
+    """
+
+    engine: str = "auto"
+    num_warps: int = 1
+    num_ctas: int = 1
+    num_stages: int = 1
+    warp_size: int = 1
+    enable_fp_fusion: bool = False
+    launch_cooperative_grid: bool = False
+    launch_pdl: bool = False
+    maxnreg: int | None = None
+    ir_override: str | None = None
+    extern_libs: tuple[tuple[str, str], ...] = ()
+    debug: bool = False
+    sanitize_overflow: bool = True
+    instrumentation_mode: str = ""
+    fpsan_homomorphic_casts: bool = False
+    supported_fp8_dtypes: tuple[str, ...] = ("fp8e4nv", "fp8e5")
+    deprecated_fp8_dot_operand_dtypes: tuple[str, ...] = ()
+    default_dot_input_precision: str = "ieee"
+    allowed_dot_input_precisions: tuple[str, ...] = ("ieee", "tf32", "tf32x3", "bf16x3", "bf16x6")
+    max_num_imprecise_acc_default: int = 0
+    backend_name: str = "cpu"
+    arch: str = ""
+
+    def hash(self) -> str:
+        """Key of these options in Triton's cache."""
+        text = "_".join(f"{f.name}-{getattr(self, f.name)}" for f in fields(self))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse(given: dict[str, Any], arch: str) -> CpuOptions:
+    """Options from what a launch or autotuner config passes; names that other backends invented are ignored."""
+    known = {f.name for f in fields(CpuOptions)}
+    values = {k: v for k, v in given.items() if k in known and v is not None}
+    if isinstance(values.get("extern_libs"), dict):
+        values["extern_libs"] = tuple(sorted(values["extern_libs"].items()))
+    for name in ("supported_fp8_dtypes", "deprecated_fp8_dot_operand_dtypes", "allowed_dot_input_precisions"):
+        if name in values:
+            values[name] = tuple(values[name])
+    return CpuOptions(**{**values, "arch": arch})

@@ -1,0 +1,79 @@
+"""The three stages of a compilation, shared by Triton's own launcher and the direct one.
+
+``metadata`` is Triton's dictionary, kept next to the cached object: ``name`` (symbol of the worker), ``letters`` of the
+arguments, ``engine`` that lowered the kernel, ``engine_reason`` why the vector lowering declined, ``passes``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import time
+from functools import lru_cache
+from typing import Any
+
+from headrace.codegen.cpu import jit, target
+from headrace.codegen.cpu.lower import Engine, lower
+from headrace.codegen.cpu.parse import parse
+
+
+@lru_cache
+def _sources() -> str:
+    root = pathlib.Path(__file__).parent
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def fingerprint() -> str:
+    """What compiled bytes depend on besides kernel and options."""
+    return f"cpu-{_sources()}-{jit.llvm_version()}-{target.host().key}"
+
+
+def make_ttir(module: Any, metadata: dict[str, Any]) -> Any:
+    """Triton's target-independent passes; tensor descriptors become pointers."""
+    from triton._C.libtriton import ir, passes
+
+    manager = ir.pass_manager(module.context)
+    manager.enable_debug()
+    passes.common.add_inliner(manager)
+    passes.ttir.add_rewrite_tensor_descriptor_to_pointer(manager)
+    passes.common.add_canonicalizer(manager)
+    passes.ttir.add_combine(manager)
+    passes.ttir.add_reorder_broadcast(manager)
+    passes.common.add_cse(manager)
+    passes.ttir.add_triton_licm(manager)
+    passes.common.add_symbol_dce(manager)
+    passes.ttir.add_loop_unroll(manager)
+    manager.run(module, "make_ttir")
+    return module
+
+
+def make_llir(module: Any, metadata: dict[str, Any], engine: Engine) -> str:
+    """LLVM IR text of the kernel with its worker.
+
+    Raises:
+        UnsupportedTtir: no lowering covers the kernel.
+    """
+    start = time.perf_counter()
+    lowered = lower(parse(str(module)), target.host(), engine)
+    metadata["name"] = lowered.entry
+    metadata["letters"] = lowered.letters
+    metadata["engine"] = lowered.engine
+    metadata["engine_reason"] = lowered.reason
+    metadata["passes"] = lowered.passes
+    metadata["shared"] = 0
+    metadata["lower_ms"] = (time.perf_counter() - start) * 1e3
+    return lowered.ir
+
+
+def make_obj(ir: str, metadata: dict[str, Any]) -> bytes:
+    """Object code of the kernel.
+
+    Raises:
+        CpuEngineError: LLVM rejects the text.
+    """
+    emitted = jit.emit(ir, target.host(), int(metadata["passes"]))
+    metadata["llvm_ms"] = emitted.compile_ms
+    return emitted.obj

@@ -1,0 +1,32 @@
+"""Vectorising lowering of TTIR: lazy tensor expressions, loops that ask them for one vector at a time."""
+
+from __future__ import annotations
+
+from headrace.codegen.cpu.target import CpuTarget
+from headrace.codegen.cpu.ttir import Function, Module
+from headrace.codegen.cpu.vector.context import Machine
+from headrace.codegen.cpu.vector.errors import VectorDeclined
+from headrace.codegen.cpu.vector.lowering import Lowering
+
+__all__ = ["VectorDeclined", "lower"]
+
+
+def machine_of(target: CpuTarget) -> Machine:
+    """The machine facts that code generation depends on.
+
+    Raises:
+        VectorDeclined: the processor has neither AVX2 with FMA nor AVX-512.
+    """
+    if target.vector_bits < 256 or not target.is_x86:
+        raise VectorDeclined(f"no vector code for {target.triple} with {target.vector_bits}-bit registers")
+    wide = target.vector_bits == 512
+    return Machine(16 if wide else 8, wide, wide and target.has("avx512bf16"))
+
+
+def lower(function: Function, module: Module, target: CpuTarget) -> str:
+    """LLVM IR of ``void @NAME(arguments, i32 pid_x, pid_y, pid_z, grid_x, grid_y, grid_z)`` for one program.
+
+    Raises:
+        VectorDeclined: the kernel has a construct that is not vectorised; nothing has been done.
+    """
+    return Lowering(function, module, machine_of(target)).run()

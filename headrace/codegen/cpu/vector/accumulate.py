@@ -1,0 +1,103 @@
+"""How one more vector enters an accumulator: plain combine, fused multiply-add, or a bf16 pair product."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headrace.codegen.cpu.vector.combine import Combine
+from headrace.codegen.cpu.vector.context import Context, Index, vector_type
+from headrace.codegen.cpu.vector.elementwise import Elementwise
+from headrace.codegen.cpu.vector.expr import Broadcast, Buffer, ExpandDims, Expr, Transpose
+from headrace.codegen.cpu.vector.memory import Load
+
+DOT = "llvm.x86.avx512bf16.dpbf16ps.512"
+
+
+@dataclass(frozen=True)
+class Accumulate:
+    """Update of one accumulator of ``width`` lanes from ``step`` elements along the reduced dimension.
+
+    With ``a`` and ``b`` it is acc + a * b; ``pairs`` multiplies bf16 elements two at a time into each f32 lane.
+    """
+
+    combine: Combine
+    width: int
+    step: int
+    a: Expr | None = None
+    b: Expr | None = None
+    pairs: bool = False
+
+    @property
+    def type(self) -> str:
+        return vector_type(self.combine.element, self.width)
+
+    def neutral(self, g: Context) -> str:
+        """Start value of an accumulator vector."""
+        return g.splat(self.combine.element, self.combine.identity, self.width)
+
+    def update(self, g: Context, expr: Expr, acc: str, index: Index, axis: int, bound: str | None) -> str:
+        """``acc`` with the elements at ``index`` added; ``bound`` is the lane mask of a partial step."""
+        e, w = self.combine.element, self.width
+        if self.pairs and self.a is not None and self.b is not None:
+            x = self.a.eval(g, index, axis, self.step)
+            y = self.b.eval(g, index, axis, self.step)
+            if bound is not None:
+                x = g.select(f"<{self.step} x i1>", bound, vector_type("bfloat", self.step), x, "zeroinitializer")
+                y = g.select(f"<{self.step} x i1>", bound, vector_type("bfloat", self.step), y, "zeroinitializer")
+            return g.call(DOT, "<16 x float>", ("<16 x float>", acc), ("<32 x bfloat>", x), ("<32 x bfloat>", y))
+        if self.a is not None and self.b is not None and bound is None:
+            x = self.a.eval(g, index, axis, self.step)
+            y = self.b.eval(g, index, axis, self.step)
+            return g.fma(e, w, x, y, acc)
+        value = expr.eval(g, index, axis, self.step)
+        if bound is not None:
+            identity = g.splat(e, self.combine.identity, w)
+            value = g.select(f"<{self.step} x i1>", bound, vector_type(e, w), value, identity)
+        return self.combine.apply(g, acc, value, w)
+
+
+def as_bf16(expr: Expr) -> Expr | None:
+    """The bf16 expression that ``expr`` only widens to f32, if there is one."""
+    expr = expr.resolved()
+    if isinstance(expr, Elementwise) and expr.op == "arith.extf" and expr.operands[0].element == "bfloat":
+        return expr.operands[0]
+    if isinstance(expr, ExpandDims | Broadcast | Transpose):
+        inner = as_bf16(expr.operands[0])
+        if inner is None:
+            return None
+        if isinstance(expr, ExpandDims):
+            return ExpandDims(inner, expr.axis)
+        return Transpose(inner, expr.order) if isinstance(expr, Transpose) else Broadcast(inner, expr.shape)
+    return None
+
+
+def direct(expr: Expr, dim: int) -> bool:
+    """True when a vector of ``expr`` along ``dim`` is one plain load (or a broadcast)."""
+    expr = expr.resolved()
+    if dim not in expr.varies:
+        return True
+    if isinstance(expr, Load):
+        return expr.pointers.contiguous(dim)
+    if isinstance(expr, Buffer):
+        return expr.strides[dim] == 1
+    if isinstance(expr, ExpandDims | Broadcast | Transpose):
+        return direct(expr.operands[0], expr.down(0, dim))
+    return False
+
+
+def accumulate(g: Context, combine: Combine, expr: Expr, axis: int, uses: Mapping[int, int], keep: list[Expr]) -> Accumulate:
+    """Choose the update for a reduction along the vector."""
+    size = expr.shape[axis]
+    width = min(g.machine.lanes, size)
+    top = expr.resolved()
+    if combine.op == "arith.addf" and combine.element == "float" and isinstance(top, Elementwise):
+        if top.op == "arith.mulf" and uses.get(id(top), 1) == 1:
+            a, b = top.operands
+            if g.machine.bf16_dot and size >= 32:
+                x, y = as_bf16(a), as_bf16(b)
+                if x is not None and y is not None and direct(x, axis) and direct(y, axis):
+                    keep += [x, y]
+                    return Accumulate(combine, 16, 32, x, y, True)
+            return Accumulate(combine, width, width, a, b)
+    return Accumulate(combine, width, width)

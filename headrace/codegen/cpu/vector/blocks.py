@@ -1,0 +1,216 @@
+"""Blocks of result rows that are reduced together along the vector, so that operands and read streams are shared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from headrace.codegen.cpu.vector.accumulate import Accumulate
+from headrace.codegen.cpu.vector.combine import Combine, horizontal
+from headrace.codegen.cpu.vector.context import Context, Ix, is_const_int, vector_type
+from headrace.codegen.cpu.vector.emit import Values
+from headrace.codegen.cpu.vector.expr import Buffer, Expr, Shape
+from headrace.codegen.cpu.vector.masks import Limits
+from headrace.codegen.cpu.vector.schedule import lanes, rows, upper
+
+Row = list[Ix]
+
+
+@dataclass(frozen=True)
+class Block:
+    """``m`` x ``n`` result elements, row-major, each with its full index (the reduced dimension is left at zero)."""
+
+    rows: tuple[tuple[Ix, ...], ...]
+    m: int
+    n: int
+
+
+@dataclass(frozen=True)
+class Term:
+    """One reduction among several that run in the same loops."""
+
+    expr: Expr
+    acc: Accumulate
+
+
+def tail_mask(g: Context, hi: str, ix: Ix, step: int) -> str:
+    """Lanes of a partial vector that are below ``hi``."""
+    left = g.sub(hi, g.index(ix))
+    small = left if not left.startswith("%") else g.cast("trunc", "i64", left, "i32")
+    splat = g.splat("i32", small, step)
+    return g.e.pure(f"icmp sgt <{step} x i32> {splat}, {g.iota('i32', step)}", (splat,))
+
+
+def sweep_axis(
+    g: Context, terms: Sequence[Term], axis: int, block: Block, names: tuple[str, ...], values: Values, sets: int
+) -> Values:
+    """Run along ``axis`` for a block; ``values`` holds ``sets`` accumulators per row and term, terms outermost."""
+    count = len(block.rows)
+    size = terms[0].expr.shape[axis]
+    step = terms[0].acc.step
+    hi = upper(g, names, size)
+    types = [t.acc.type for t in terms for _ in range(sets * count)]
+
+    def body(at: list[Ix], carried: Values, tail: bool) -> Values:
+        carried = list(carried)
+        for u, ix in enumerate(at):
+            bound = tail_mask(g, hi, ix, step) if tail else None
+            for r, row in enumerate(block.rows):
+                index = (*row[:axis], ix, *row[axis + 1 :])
+                for t, term in enumerate(terms):
+                    slot = (t * sets + u % sets) * count + r
+                    carried[slot] = term.acc.update(g, term.expr, carried[slot], index, axis, bound)
+        return carried
+
+    return lanes(g, size, step, names, list(zip(types, values, strict=True)), body, max(sets, 2))
+
+
+def fold(g: Context, acc: Accumulate, values: Values, sets: int, count: int) -> str:
+    """Fold accumulators to one vector with a lane per row (padded to a power of two)."""
+    combine = acc.combine
+    while sets > 1:
+        half = sets // 2
+        kept = [combine.apply(g, values[n], values[n + half * count], acc.width) for n in range(half * count)]
+        if sets % 2:
+            rest = values[2 * half * count :]
+            kept[:count] = [combine.apply(g, a, b, acc.width) for a, b in zip(kept[:count], rest, strict=True)]
+        values, sets = kept, half
+    results = []
+    group = acc.width
+    for first in range(0, count, group):
+        part = values[first : first + group]
+        size = 1
+        while size < len(part):
+            size *= 2
+        results.append(horizontal(g, combine, part + [part[0]] * (size - len(part)), acc.width))
+    if len(results) == 1:
+        return results[0]
+    assert len(results) == 2 and count == 2 * group
+    return g.shuffle(combine.element, group, results[0], results[1], range(2 * group))
+
+
+def outside(g: Context, expr: Expr, combine: Combine, axis: int, names: tuple[str, ...], row: Sequence[Ix]) -> str | None:
+    """What the elements beyond the bounds contribute to one row: a scalar, or None when nothing."""
+    if not names:
+        return None
+    e = combine.element
+    value = expr.eval(g, tuple(row), -1, 0, axis)
+    if value == combine.identity:
+        return None
+    if value in ("0x0000000000000000", "0") and combine.op in ("arith.addf", "arith.addi"):
+        return None
+    count = g.sub(str(expr.shape[axis]), upper(g, names, expr.shape[axis]))
+    if combine.op == "arith.addf":
+        value = g.op("fmul", e, value, g.cast("sitofp", "i64", count, e))
+    elif combine.op == "arith.addi":
+        value = g.mul(value, count if e == "i64" else g.cast("trunc", "i64", count, e), e)
+    return g.select("i1", g.cmp("sgt", count, "0"), e, value, combine.identity)
+
+
+def supports_outside(combine: Combine) -> bool:
+    """Whether :func:`outside` knows how to combine many equal elements."""
+    return combine.op not in ("arith.mulf", "arith.muli", "arith.xori")
+
+
+def is_zero(expr: Expr, g: Context) -> bool:
+    """True for the constant zero tile."""
+    expr = expr.resolved()
+    return not expr.varies and expr.scalar(g) in ("0x0000000000000000", "0", "0x8000000000000000")
+
+
+def store_block(g: Context, combine: Combine, vector: str, block: Block, axis: int, into: Buffer, init: Expr | None) -> None:
+    """Store a block's results (plus ``init`` at the same place) into a buffer of the result's shape."""
+    e = combine.element
+    lanes_in = 1
+    while lanes_in < len(block.rows):
+        lanes_in *= 2
+    for m in range(block.m):
+        index = tuple(ix for d, ix in enumerate(block.rows[m * block.n]) if d != axis)
+        if block.n > 1:
+            part = vector
+            if block.m > 1:
+                part = g.shuffle(e, lanes_in, vector, "poison", range(m * block.n, (m + 1) * block.n))
+            width = block.n
+        else:
+            vt = vector_type(e, lanes_in)
+            part = g.e.pure(f"extractelement {vt} {vector}, i64 {m}", (vector,))
+            width = 0
+        if init is not None:
+            part = combine.apply(g, init.eval(g, index, len(index) - 1, width), part, width)
+        g.store(e, width, part, into.address(g, index))
+
+
+def _sizes(limit: str, size: int, block: int, bounded: bool) -> list[int]:
+    """Block sizes to run one after the other so that exactly ``limit`` rows are done."""
+    block = min(block, size)
+    if is_const_int(limit):
+        n = int(limit)
+        whole = [block] if n >= block else []
+        return whole + ([n % block] if n % block else [])
+    return [block, 1] if bounded and block > 1 else [block]
+
+
+def row_blocks(
+    g: Context,
+    full: Shape,
+    axis: int,
+    limits: Limits,
+    m_block: int,
+    n_block: int,
+    emit: Callable[[Block], None],
+) -> None:
+    """Loop over all result elements in blocks of ``m_block`` x ``n_block`` over the last two result dimensions."""
+    others = [d for d in range(len(full)) if d != axis]
+    inner = others[-1]
+    middle = others[-2] if len(others) > 1 and m_block > 1 else None
+    lead = others[:-2] if middle is not None else others[:-1]
+
+    def along(dim: int, block: int, body: Callable[[list[Ix]], None]) -> None:
+        names = limits.get(dim, ())
+        hi = upper(g, names, full[dim])
+        start = "0"
+        for size in _sizes(hi, full[dim], block, bool(names)):
+            end = _floor(g, hi, size, start)
+            if end == start:
+                continue
+            tag = g.tag()
+
+            def run(iv: str, _: Values, size: int = size, tag: int = tag) -> Values:
+                base, off = (None, int(iv)) if is_const_int(iv) else (iv, 0)
+                with g.knowing([(name, tag) for name in names]):
+                    body([Ix(base, off + r, tag) for r in range(size)])
+                return []
+
+            if is_const_int(start) and is_const_int(end) and int(end) == int(start) + size:
+                run(start, [])
+            else:
+                g.e.loop(start, end, str(size), (), run)
+            start = end
+
+    def outer(index: list[Ix]) -> None:
+        def blocks(ms: list[Ix] | None) -> None:
+            def finish(ns: list[Ix]) -> None:
+                made = []
+                for m in ms if ms is not None else [None]:
+                    for n in ns:
+                        row = list(index)
+                        if middle is not None and m is not None:
+                            row[middle] = m
+                        row[inner] = n
+                        made.append(tuple(row))
+                emit(Block(tuple(made), len(ms) if ms is not None else 1, len(ns)))
+
+            along(inner, n_block, finish)
+
+        if middle is None:
+            blocks(None)
+        else:
+            along(middle, m_block, blocks)
+
+    rows(g, full, lead, limits, outer)
+
+
+def _floor(g: Context, hi: str, size: int, start: str) -> str:
+    if is_const_int(hi) and is_const_int(start):
+        return str(int(start) + (int(hi) - int(start)) // size * size)
+    return g.floor_to(hi, size)

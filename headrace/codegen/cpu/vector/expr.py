@@ -1,0 +1,243 @@
+"""Lazy tensor expressions.
+
+An :class:`Expr` is a tensor (or a scalar, shape ``()``) that has not been computed. ``eval(g, index, dim, width)``
+writes the code for ``width`` consecutive elements along ``dim`` starting at ``index`` (``width`` 0: one element) and
+returns the SSA name. Tiles are never held in registers as a whole: loops over an expression ask for one vector at a
+time, and equal requests are answered with the same name.
+
+``out`` asks for the value of an expression *outside* the valid range of dimension ``out``: every load whose mask
+bounds that dimension answers with its ``other`` value. See :mod:`.masks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from headrace.codegen.cpu.vector.context import ZERO, Context, Index, const, vector_type
+
+Shape = tuple[int, ...]
+NONE = -1
+
+
+class Expr:
+    """Base of all lazy values."""
+
+    def __init__(self, shape: Shape, element: str, varies: frozenset[int], operands: Sequence[Expr] = ()) -> None:
+        self.shape = shape
+        self.element = element
+        self.varies = varies
+        self.operands: tuple[Expr, ...] = tuple(operands)
+        self.forward: Expr | None = None
+
+    def resolved(self) -> Expr:
+        """The expression that stands for this one now (a buffer once it has been materialised)."""
+        expr = self
+        while expr.forward is not None:
+            expr = expr.forward
+        return expr
+
+    def eval(self, g: Context, index: Index, dim: int, width: int, out: int = NONE) -> str:
+        """SSA name of ``width`` elements along ``dim`` from ``index`` on; one element when ``width`` is 0."""
+        self = self.resolved()
+        if width and dim not in self.varies:
+            return g.splat(self.element, self.eval(g, index, NONE, 0, out), width)
+        if out not in self.varies:
+            out = NONE
+        index = tuple(ix if d in self.varies else ZERO for d, ix in enumerate(index))
+        key = (id(self), index, dim, width, out, g.facts)
+        for frame in reversed(g.e.frames):
+            found = frame.memo.get(key)
+            if found is not None:
+                return found
+        name = self.compute(g, index, dim, width, out)
+        level = g.e.depth(name) if name.startswith("%") else g.e.level
+        g.e.frames[level].memo[key] = name
+        return name
+
+    def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
+        """What ``eval`` writes the first time it is asked."""
+        raise AssertionError(type(self).__name__)
+
+    def down(self, position: int, dim: int) -> int:
+        """Dimension ``dim`` of this expression as a dimension of operand ``position``; NONE if it has none."""
+        return dim
+
+    def scalar(self, g: Context) -> str:
+        """The value of an expression that does not vary at all."""
+        return self.eval(g, (ZERO,) * len(self.shape), NONE, 0)
+
+
+class Scalar(Expr):
+    """A scalar that already has an SSA name (or is a constant)."""
+
+    def __init__(self, name: str, element: str) -> None:
+        super().__init__((), element, frozenset())
+        self.name = name
+
+    def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
+        return self.name
+
+
+class Uniform(Expr):
+    """One scalar seen as a tensor: ``tt.splat`` and splat constants."""
+
+    def __init__(self, name: str, element: str, shape: Shape) -> None:
+        super().__init__(shape, element, frozenset())
+        self.name = name
+
+    def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
+        return self.name
+
+    def down(self, position: int, dim: int) -> int:
+        return NONE
+
+
+class Range(Expr):
+    """``tt.make_range``: start + i."""
+
+    def __init__(self, start: int, size: int) -> None:
+        super().__init__((size,), "i32", frozenset({0} if size > 1 else ()))
+        self.start = start
+
+    def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
+        ix = index[0]
+        off = ix.off + self.start
+        if ix.base is None:
+            if width == 0:
+                return const("i32", off)
+            return g.iota("i32", width, off)
+        base = g.cast("trunc", "i64", ix.base, "i32")
+        if width == 0:
+            return g.add(base, str(off), "i32")
+        return g.op("add", vector_type("i32", width), g.splat("i32", base, width), g.iota("i32", width, off))
+
+
+class ExpandDims(Expr):
+    """Insert a dimension of size one at ``axis``."""
+
+    def __init__(self, source: Expr, axis: int) -> None:
+        shape = (*source.shape[:axis], 1, *source.shape[axis:])
+        varies = frozenset(d if d < axis else d + 1 for d in source.varies)
+        super().__init__(shape, source.element, varies, (source,))
+        self.axis = axis
+
+    def down(self, position: int, dim: int) -> int:
+        return NONE if dim in (NONE, self.axis) else dim if dim < self.axis else dim - 1
+
+    def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
+        inner = (*index[: self.axis], *index[self.axis + 1 :])
+        return self.operands[0].eval(g, inner, self.down(0, dim), width, self.down(0, out))
+
+
+class Broadcast(Expr):
+    """Stretch dimensions of size one."""
+
+    def __init__(self, source: Expr, shape: Shape) -> None:
+        super().__init__(shape, source.element, source.varies, (source,))
+
+    def down(self, position: int, dim: int) -> int:
+        return dim if dim in self.varies else NONE
+
+    def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
+        return self.operands[0].eval(g, index, dim, width, out)
+
+
+class Transpose(Expr):
+    """Permute dimensions: result dimension d is source dimension ``order[d]``."""
+
+    def __init__(self, source: Expr, order: tuple[int, ...]) -> None:
+        shape = tuple(source.shape[o] for o in order)
+        varies = frozenset(d for d, o in enumerate(order) if o in source.varies)
+        super().__init__(shape, source.element, varies, (source,))
+        self.order = order
+
+    def down(self, position: int, dim: int) -> int:
+        return NONE if dim == NONE else self.order[dim]
+
+    def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
+        inner = [ZERO] * len(index)
+        for d, o in enumerate(self.order):
+            inner[o] = index[d]
+        return self.operands[0].eval(g, tuple(inner), self.down(0, dim), width, self.down(0, out))
+
+
+class Buffer(Expr):
+    """A tile in memory of our own. Beyond ``limits`` its content is undefined and ``source`` is asked instead.
+
+    ``limits`` maps a dimension to the SSA names of the bounds up to which it was filled.
+    """
+
+    def __init__(
+        self,
+        pointer: str,
+        shape: Shape,
+        element: str,
+        strides: tuple[int, ...] | None = None,
+        limits: dict[int, tuple[str, ...]] | None = None,
+        source: Expr | None = None,
+    ) -> None:
+        super().__init__(shape, element, frozenset(d for d, n in enumerate(shape) if n > 1))
+        self.pointer = pointer
+        if strides is None:
+            made = [1] * len(shape)
+            for d in range(len(shape) - 2, -1, -1):
+                made[d] = made[d + 1] * shape[d + 1]
+            strides = tuple(made)
+        self.strides = strides
+        self.limits = limits or {}
+        self.source = source
+
+    def address(self, g: Context, index: Index) -> str:
+        """Pointer to the element at ``index``."""
+        offset = 0
+        pointer = self.pointer
+        for ix, stride in zip(index, self.strides, strict=True):
+            offset += ix.off * stride
+            if ix.base is not None:
+                pointer = g.gep(self.element, pointer, g.mul(ix.base, str(stride)))
+        return g.gep(self.element, pointer, str(offset))
+
+    def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
+        if out != NONE and out in self.limits and self.source is not None:
+            return self.source.eval(g, index, dim, width, out)
+        if width and self.strides[dim] != 1:
+            value = self._strided(g, index, dim, width)
+        else:
+            value = g.load(self.element, width, self.address(g, index))
+        for d, names in self.limits.items():
+            for limit in names:
+                if self.source is None or (limit, index[d].tag) in g.facts:
+                    continue
+                outside = self.source.eval(g, index, dim, width, d)
+                left = g.sub(limit, g.index(index[d]))
+                if width and d == dim:
+                    small = g.cast("trunc", "i64", left, "i32") if left.startswith("%") else left
+                    vt = vector_type("i32", width)
+                    cond = g.e.pure(f"icmp sgt {vt} {g.splat('i32', small, width)}, {g.iota('i32', width)}", (small,))
+                    ct = vector_type("i1", width)
+                else:
+                    cond, ct = g.cmp("sgt", left, "0"), "i1"
+                value = g.select(ct, cond, vector_type(self.element, width), value, outside)
+        return value
+
+    def _strided(self, g: Context, index: Index, dim: int, width: int) -> str:
+        vt = vector_type(self.element, width)
+        value = "poison"
+        for lane in range(width):
+            at = (*index[:dim], index[dim].plus(lane), *index[dim + 1 :])
+            one = g.load(self.element, 0, self.address(g, at))
+            value = g.e.pure(f"insertelement {vt} {value}, {self.element} {one}, i64 {lane}", (value, one))
+        return value
+
+    def view(self, shape: Shape) -> Buffer:
+        """The same memory under another shape of the same size (row-major buffers only)."""
+        return Buffer(self.pointer, shape, self.element)
+
+
+def is_row_major(buffer: Buffer) -> bool:
+    expect = 1
+    for size, stride in zip(reversed(buffer.shape), reversed(buffer.strides), strict=True):
+        if stride != expect:
+            return False
+        expect *= size
+    return True

@@ -1,0 +1,114 @@
+"""The loop over programs that wraps every lowered kernel, and the letters of its arguments.
+
+A lowered kernel is ``void @NAME(args..., i32 pid_x, i32 pid_y, i32 pid_z, i32 grid_x, i32 grid_y, i32 grid_z)``. The
+worker reads the arguments once from their 8-byte slots, then takes chunks of linear program ids (x fastest) from the
+shared counter of the launch's context (:mod:`headrace.codegen.cpu.runtime`).
+"""
+
+from __future__ import annotations
+
+from headrace.codegen.cpu import ttir
+from headrace.codegen.cpu.runtime import CONTEXT
+from headrace.codegen.cpu.ttir import Function, PointerType, ScalarType, TensorType, Type
+
+_FLOAT_LETTERS = {
+    "f16": ("h", "half"),
+    "bf16": ("b", "bfloat"),
+    "f32": ("f", "float"),
+    "f64": ("d", "double"),
+}
+
+
+def letter_of(type_: Type) -> str:
+    """Letter that tells ``hr_call`` how to unpack a kernel argument of this type."""
+    if isinstance(type_, PointerType):
+        return "p"
+    assert isinstance(type_, ScalarType)
+    if type_.name in _FLOAT_LETTERS:
+        return _FLOAT_LETTERS[type_.name][0]
+    if type_.is_int:
+        return "i"
+    raise ttir.unsupported("tt.func", f"a scalar argument of type {type_}")
+
+
+def ir_type(type_: Type) -> str:
+    """LLVM type of a scalar or pointer in the kernel's signature; 8-bit floats travel as ``i8``."""
+    if isinstance(type_, PointerType):
+        return "ptr"
+    if isinstance(type_, TensorType):
+        raise ttir.unsupported("tt.func", "a tensor as kernel argument")
+    if type_.name in _FLOAT_LETTERS:
+        return _FLOAT_LETTERS[type_.name][1]
+    return f"i{type_.bits}"
+
+
+def worker_ir(kernel: Function, name: str) -> str:
+    """IR of ``@NAME.worker(ptr context)`` for a kernel lowered under ``name``."""
+    slots: list[str] = []
+    call: list[str] = []
+    for k, arg in enumerate(kernel.args):
+        kind = ir_type(arg.type)
+        slots.append(
+            f"  %s{k} = getelementptr i64, ptr %args, i64 {k}\n  %a{k} = load {kind}, ptr %s{k}, align 8"
+        )
+        call.append(f"{kind} %a{k}, ")
+    loads = "\n".join(slots)
+    return f"""
+%context = type {CONTEXT}
+define void @"{name}.worker"(ptr %c) {{
+entry:
+  %args = load ptr, ptr %c
+{loads}
+  %pgx = getelementptr %context, ptr %c, i32 0, i32 1
+  %gx = load i32, ptr %pgx
+  %pgy = getelementptr %context, ptr %c, i32 0, i32 2
+  %gy = load i32, ptr %pgy
+  %pgz = getelementptr %context, ptr %c, i32 0, i32 3
+  %gz = load i32, ptr %pgz
+  %ptotal = getelementptr %context, ptr %c, i32 0, i32 5
+  %total = load i64, ptr %ptotal
+  %pchunk = getelementptr %context, ptr %c, i32 0, i32 6
+  %chunk = load i64, ptr %pchunk
+  %pnext = getelementptr %context, ptr %c, i32 0, i32 8
+  %gx64 = zext i32 %gx to i64
+  %gy64 = zext i32 %gy to i64
+  br label %take
+take:
+  %first = atomicrmw add ptr %pnext, i64 %chunk monotonic
+  %some = icmp slt i64 %first, %total
+  br i1 %some, label %begin, label %done
+begin:
+  %past = add i64 %first, %chunk
+  %over = icmp sgt i64 %past, %total
+  %end = select i1 %over, i64 %total, i64 %past
+  %x0 = urem i64 %first, %gx64
+  %q = udiv i64 %first, %gx64
+  %y0 = urem i64 %q, %gy64
+  %z0 = udiv i64 %q, %gy64
+  %x0t = trunc i64 %x0 to i32
+  %y0t = trunc i64 %y0 to i32
+  %z0t = trunc i64 %z0 to i32
+  br label %program
+program:
+  %p = phi i64 [ %first, %begin ], [ %p1, %program ]
+  %x = phi i32 [ %x0t, %begin ], [ %x1, %program ]
+  %y = phi i32 [ %y0t, %begin ], [ %y1, %program ]
+  %z = phi i32 [ %z0t, %begin ], [ %z1, %program ]
+  call void @"{name}"({"".join(call)}i32 %x, i32 %y, i32 %z, i32 %gx, i32 %gy, i32 %gz)
+  %p1 = add i64 %p, 1
+  %xn = add i32 %x, 1
+  %xw = icmp eq i32 %xn, %gx
+  %x1 = select i1 %xw, i32 0, i32 %xn
+  %yn = add i32 %y, 1
+  %yw0 = icmp eq i32 %yn, %gy
+  %yw = and i1 %xw, %yw0
+  %ya = select i1 %xw, i32 %yn, i32 %y
+  %y1 = select i1 %yw, i32 0, i32 %ya
+  %zn = add i32 %z, 1
+  %z1 = select i1 %yw, i32 %zn, i32 %z
+  %again = icmp slt i64 %p1, %end
+  br i1 %again, label %program, label %take
+done:
+  ret void
+}}
+"""

@@ -1,0 +1,1 @@
+"""The command `headrace`. Each module holds one group of verbs; typer and rich are imported here only."""

@@ -1,0 +1,284 @@
+"""What happens when a compiled graph calls a kernel: sizes pick the Schedule, without recompiling.
+
+A Dispatcher belongs to one Spec on one kind of device. It looks the exact sizes up in a dict; the first
+time that sizes are seen it asks the Resolver, which asks the database, then the heuristics. Nothing that
+goes wrong here stops a model: a kernel that cannot be built or launched is replaced by PyTorch's own
+operators, with one warning.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from headrace.compiler.notices import warn_once
+from headrace.errors import HeadraceError
+from headrace.ir.device import Device
+from headrace.ir.evidence import Rung, bucket
+from headrace.ir.schedule import LIBRARY, Schedule
+from headrace.ir.spec import Attention, Gemm, Spec, parse_spec
+
+if TYPE_CHECKING:
+    import torch
+
+log = logging.getLogger(__name__)
+
+Inputs = Sequence["torch.Tensor"]
+Result = Any
+Kernel = Callable[[Inputs], Result]
+
+# Exact sizes remembered per Dispatcher; a stream of ever new sizes must not grow without bound.
+REMEMBERED_SIZES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which Schedule serves a Spec in a size bucket, and why.
+
+    Attributes:
+        spec: the Spec's canonical text.
+        sizes: the run-time sizes that were seen first in this bucket.
+        bucket: the bucket they fall into.
+        schedule: text of the Schedule; `library{}` means PyTorch's operators.
+        rung: how close the evidence is, `Rung`'s name in lower case.
+        seconds: the recorded median, where there is one.
+        reason: one line in words.
+        rows: ids of the database rows behind it.
+    """
+
+    spec: str
+    sizes: tuple[int, ...]
+    bucket: tuple[int, ...]
+    schedule: str
+    rung: str
+    seconds: float | None
+    reason: str
+    rows: tuple[str, ...] = ()
+
+
+class Dispatcher:
+    """Runs one Spec on tensors of any sizes; thread safe."""
+
+    __slots__ = ("_by_bucket", "_by_sizes", "_key", "_lock", "decisions", "spec", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.spec = parse_spec(text)
+        self._key = _key_function(self.spec)
+        self._by_sizes: dict[Any, Kernel] = {}
+        self._by_bucket: dict[tuple[int, ...], Kernel] = {}
+        self._lock = threading.RLock()
+        self.decisions: dict[tuple[int, ...], Decision] = {}
+
+    def __call__(self, inputs: Inputs) -> Result:
+        kernel = self._by_sizes.get(self._key(inputs))
+        if kernel is None:
+            return self._first(inputs)
+        return kernel(inputs)
+
+    def forget(self) -> None:
+        """Resolve anew at the next call (after tuning, or when settings change)."""
+        with self._lock:
+            self._by_sizes = {}
+            self._by_bucket = {}
+            self.decisions = {}
+
+    def _first(self, inputs: Inputs) -> Result:
+        with self._lock:
+            sizes = tuple(map(int, self.spec.sizes([value.shape for value in inputs])))
+            place = bucket(sizes)
+            kernel = self._by_bucket.get(place)
+            if kernel is None:
+                decision, kernel = RUNTIME.resolver.resolve(self.spec, self.text, sizes, inputs[0])
+            else:
+                decision = self.decisions[place]
+            try:
+                result, kernel = self._checked(kernel, inputs)
+            except Exception as error:
+                if RUNTIME.resolver.strict:
+                    raise
+                decision = _failed(decision, error)
+                library = RUNTIME.resolver.library(self.spec, inputs[0])
+                result, kernel = self._checked(library, inputs)
+                self._by_bucket[place] = library
+            self._by_bucket.setdefault(place, kernel)
+            self.decisions[place] = decision
+            if len(self._by_sizes) >= REMEMBERED_SIZES:
+                self._by_sizes = {}
+            self._by_sizes[self._key(inputs)] = kernel
+            return result
+
+    def _checked(self, kernel: Kernel, inputs: Inputs) -> tuple[Result, Kernel]:
+        """Run a kernel for the first time at some sizes, and hold its results against what was promised."""
+        from headrace.compiler.operators import output_strides
+
+        result = kernel(inputs)
+        made = result if isinstance(result, tuple) else (result,)
+        shapes = self.spec.output_shapes([tuple(value.shape) for value in inputs])
+        promised = zip(shapes, output_strides(self.spec, shapes), self.spec.output_dtypes, strict=True)
+        restride = False
+        for value, (shape, strides, dtype) in zip(made, promised, strict=True):
+            if tuple(value.shape) != tuple(shape) or value.dtype != dtype.to_torch():
+                raise HeadraceError(
+                    f"a kernel returned {value.dtype} {tuple(value.shape)} instead of {dtype.to_torch()} {shape}"
+                )
+            restride |= not _same_layout(shape, value.stride(), strides)
+        if restride:
+            kernel = _Restrided(kernel, self.spec)
+            result = kernel.arrange(result, inputs)
+        return result, kernel
+
+
+def _key_function(spec: Spec) -> Callable[[Inputs], Any]:
+    """The cheapest function of the inputs that determines the run-time sizes."""
+    if isinstance(spec, Attention):
+        return lambda inputs: (inputs[0].shape, inputs[1].shape[2])
+    return lambda inputs: inputs[0].shape
+
+
+def _same_layout(shape: Sequence[int], one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether strides address the same elements; those of dimensions of size 1 do not matter."""
+    if 0 in shape:
+        return True
+    return all(extent == 1 or a == b for extent, a, b in zip(shape, one, other, strict=True))
+
+
+class _Restrided:
+    """A kernel whose results are copied into the promised layout."""
+
+    def __init__(self, kernel: Kernel, spec: Spec) -> None:
+        self._kernel = kernel
+        self._spec = spec
+
+    def __call__(self, inputs: Inputs) -> Result:
+        return self.arrange(self._kernel(inputs), inputs)
+
+    def arrange(self, result: Result, inputs: Inputs) -> Result:
+        from headrace.compiler.operators import output_strides
+
+        made = result if isinstance(result, tuple) else (result,)
+        strides = output_strides(self._spec, [tuple(value.shape) for value in made])
+        arranged = tuple(
+            value.new_empty_strided(value.shape, wanted).copy_(value)
+            for value, wanted in zip(made, strides, strict=True)
+        )
+        return arranged if isinstance(result, tuple) else arranged[0]
+
+
+def _failed(decision: Decision, error: Exception) -> Decision:
+    warn_once(
+        f"kernel:{decision.spec}:{decision.schedule}",
+        f"headrace: {decision.schedule} failed for {decision.spec.partition('{')[0]} at sizes "
+        f"{decision.sizes} ({type(error).__name__}: {error}); PyTorch's operators run instead",
+        error,
+    )
+    return Decision(
+        decision.spec, decision.sizes, decision.bucket, str(LIBRARY), Rung.DEFAULT.name.lower(), None,
+        f"{decision.schedule} failed: {type(error).__name__}: {error}",
+    )  # fmt: skip
+
+
+class Table(dict[str, Dispatcher]):
+    """Dispatchers by their Spec's text, made when first asked for."""
+
+    def __missing__(self, text: str) -> Dispatcher:
+        return self.setdefault(text, Dispatcher(text))
+
+
+class Resolver:
+    """Finds the Schedule and the kernel of a Spec at sizes: database, then heuristics, then the library.
+
+    Args:
+        choose: (spec, sizes, device) -> Decision's schedule, rung, seconds, reason and rows.
+        build: (spec, schedule, device) -> kernel.
+        device_of: tensor -> Device.
+    """
+
+    def __init__(
+        self,
+        choose: Callable[[Spec, tuple[int, ...], Device], Choice],
+        build: Callable[[Spec, Schedule, Device], Kernel],
+        device_of: Callable[[torch.Tensor], Device],
+        *,
+        strict: bool = False,
+    ) -> None:
+        self._choose = choose
+        self._build = build
+        self._device_of = device_of
+        self.strict = strict
+
+    def resolve(
+        self, spec: Spec, text: str, sizes: tuple[int, ...], example: torch.Tensor
+    ) -> tuple[Decision, Kernel]:
+        device = self._device_of(example)
+        choice = self._choose(spec, sizes, device)
+        decision = Decision(
+            text, sizes, bucket(sizes), str(choice.schedule), choice.rung.name.lower(), choice.seconds,
+            choice.reason, choice.rows,
+        )  # fmt: skip
+        log.debug("%s at %s: %s (%s)", text, sizes, choice.schedule, choice.reason)
+        try:
+            return decision, self._build(spec, choice.schedule, device)
+        except Exception as error:
+            if self.strict:
+                raise
+            return _failed(decision, error), self.library(spec, example)
+
+    def library(self, spec: Spec, example: torch.Tensor) -> Kernel:
+        return self._build(spec, LIBRARY, self._device_of(example))
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A Schedule with the reason for it."""
+
+    schedule: Schedule
+    rung: Rung
+    reason: str
+    seconds: float | None = None
+    rows: tuple[str, ...] = ()
+
+
+class Runtime:
+    """The resolver in use and everything it has resolved in this process."""
+
+    def __init__(self) -> None:
+        self._resolver: Resolver | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def resolver(self) -> Resolver:
+        if self._resolver is None:
+            from headrace.compiler.resolve import default_resolver
+
+            with self._lock:
+                self._resolver = self._resolver or default_resolver()
+        return self._resolver
+
+    def use(self, resolver: Resolver) -> None:
+        """Resolve with another resolver from now on; what is resolved already is forgotten."""
+        self._resolver = resolver
+        self.forget()
+
+    def forget(self) -> None:
+        """Let every Dispatcher resolve anew at its next call."""
+        for table in TABLES.values():
+            for dispatcher in list(table.values()):
+                dispatcher.forget()
+
+    def decisions(self) -> tuple[Decision, ...]:
+        """All decisions made so far, in the order in which Specs were first run."""
+        return tuple(
+            decision
+            for table in TABLES.values()
+            for dispatcher in list(table.values())
+            for decision in list(dispatcher.decisions.values())
+        )
+
+
+# By torch's dispatch key. Both are caches: emptying them changes nothing but speed.
+TABLES: dict[str, Table] = {"CPU": Table(), "CUDA": Table()}
+RUNTIME = Runtime()

@@ -1,0 +1,46 @@
+"""Both lowerings against Triton's interpreter, kernel by kernel."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cpu_cases import CASES, Case, tensors
+
+from headrace.codegen.cpu.direct import compile_direct
+from headrace.errors import UnsupportedTtir
+
+
+def run(case: Case, engine: str) -> dict[str, torch.Tensor]:
+    kernel = compile_direct(case.kernel, case.signature(), case.meta, options={"engine": engine})
+    arguments = case.arguments()
+    kernel(*case.grid, *arguments.values())
+    return tensors(arguments)
+
+
+def expected(case: Case, interpreted) -> dict[str, torch.Tensor]:
+    return case.expect(case.arguments()) if case.expect else interpreted[case.name]
+
+
+def check(case: Case, found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> None:
+    for name, want in wanted.items():
+        if case.tol and want.is_floating_point():
+            scale = want.double().abs().nan_to_num(0, 0, 0).max().item()
+            torch.testing.assert_close(
+                found[name].double(), want.double(), rtol=0, atol=case.tol * max(scale, 1.0), equal_nan=True
+            )
+        else:
+            torch.testing.assert_close(found[name], want, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_reference_lowering_matches_the_interpreter(case: Case, interpreted) -> None:
+    check(case, run(case, "reference"), expected(case, interpreted))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_vector_lowering_matches_the_interpreter(case: Case, interpreted) -> None:
+    try:
+        found = run(case, "vector")
+    except UnsupportedTtir as declined:
+        pytest.skip(str(declined))
+    check(case, found, expected(case, interpreted))
