@@ -50,7 +50,7 @@ class TensorType:
             GraphSyntaxError: the text is no tensor type.
         """
         dtype, bracket, rest = text.strip().partition("[")
-        if not bracket or not rest.endswith("]") or dtype not in DType:
+        if not bracket or not rest.endswith("]") or dtype not in DType._value2member_map_:
             raise GraphSyntaxError(f"{text!r} is no tensor type; expected dtype[size, ...]")
         return cls(DType(dtype), tuple(map(sizes.parse, split(rest[:-1], ","))))
 

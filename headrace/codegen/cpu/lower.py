@@ -57,8 +57,6 @@ def lower(module: Module, target: CpuTarget, engine: Engine = "auto") -> Lowered
     if engine != "reference":
         from headrace.codegen.cpu import vector
 
-        if not hasattr(vector, "lower"):
-            return lower(module, target, "reference")
         try:
             text = vector.lower(kernel, module, target)
         except vector.VectorDeclined as declined:

@@ -8,7 +8,7 @@ shared counter of the launch's context (:mod:`headrace.codegen.cpu.runtime`).
 from __future__ import annotations
 
 from headrace.codegen.cpu import ttir
-from headrace.codegen.cpu.runtime import CONTEXT
+from headrace.codegen.cpu.runtime_ir import CONTEXT
 from headrace.codegen.cpu.ttir import Function, PointerType, ScalarType, TensorType, Type
 
 _FLOAT_LETTERS = {

@@ -1,0 +1,348 @@
+"""LLVM IR of the runtime module; :mod:`headrace.codegen.cpu.runtime` says what it does."""
+
+from __future__ import annotations
+
+# Context passed to every worker. `next` sits on a cache line of its own.
+CONTEXT = "{ ptr, i32, i32, i32, i32, i64, i64, [24 x i8], i64, [56 x i8] }"
+CHUNKS_PER_THREAD = 8
+MAX_ARGS = 256
+
+_TEXT = f"""
+%context = type {CONTEXT}
+@hr_forked = global i32 0
+@hr_key = global i32 0
+@hr_failure = global ptr null
+@data_ptr = internal global ptr null
+@_Py_NoneStruct = external global i8
+@PyExc_TypeError = external global ptr
+@PyExc_RuntimeError = external global ptr
+@.data_ptr = internal constant [9 x i8] c"data_ptr\\00"
+@.count = internal constant [55 x i8] c"the compiled kernel takes %zd arguments with the grid\\0A\\00"
+
+declare i32 @pthread_key_create(ptr, ptr)
+declare ptr @pthread_getspecific(i32)
+declare i32 @pthread_setspecific(i32, ptr)
+declare void @free(ptr)
+declare ptr @aligned_alloc(i64, i64)
+declare ptr @PyEval_SaveThread()
+declare void @PyEval_RestoreThread(ptr)
+declare i64 @PyLong_AsUnsignedLongLongMask(ptr)
+declare double @PyFloat_AsDouble(ptr)
+declare ptr @PyErr_Occurred()
+declare ptr @PyErr_Format(ptr, ptr, ...)
+declare void @PyErr_SetString(ptr, ptr)
+declare ptr @PyBytes_AsString(ptr)
+declare ptr @PyUnicode_InternFromString(ptr)
+declare ptr @PyObject_VectorcallMethod(ptr, ptr, i64, ptr)
+declare i64 @PyType_GetFlags(ptr)
+declare ptr @PyObject_Type(ptr)
+declare void @Py_IncRef(ptr)
+declare void @Py_DecRef(ptr)
+declare void @abort()
+PARALLEL
+
+; Called once with the GIL held.
+define i32 @hr_init() {{
+  %s = call ptr @PyUnicode_InternFromString(ptr @.data_ptr)
+  store ptr %s, ptr @data_ptr
+  %r = call i32 @pthread_key_create(ptr @hr_key, ptr @free)
+  ret i32 %r
+}}
+
+; At least %n bytes for the calling thread, aligned to 64, valid until the thread's next call.
+define ptr @headrace_scratch(i64 %n) {{
+  %key = load i32, ptr @hr_key
+  %p = call ptr @pthread_getspecific(i32 %key)
+  %null = icmp eq ptr %p, null
+  br i1 %null, label %grow, label %check
+check:
+  %have = load i64, ptr %p
+  %enough = icmp uge i64 %have, %n
+  br i1 %enough, label %old, label %grow
+old:
+  %q = getelementptr i8, ptr %p, i64 64
+  ret ptr %q
+grow:
+  call void @free(ptr %p)
+  %x = add i64 %n, 4159
+  %bytes = and i64 %x, -4096
+  %fresh = call ptr @aligned_alloc(i64 4096, i64 %bytes)
+  %none = icmp eq ptr %fresh, null
+  br i1 %none, label %dead, label %fill
+dead:
+  call void @abort()
+  unreachable
+fill:
+  %usable = sub i64 %bytes, 64
+  store i64 %usable, ptr %fresh
+  %s = call i32 @pthread_setspecific(i32 %key, ptr %fresh)
+  %new = getelementptr i8, ptr %fresh, i64 64
+  ret ptr %new
+}}
+
+; A failed tt.assert: the first message wins and is raised when the launch is over.
+define void @headrace_fail(ptr %message) {{
+  %x = cmpxchg ptr @hr_failure, ptr null, ptr %message acq_rel monotonic
+  ret void
+}}
+
+define void @hr_run(ptr %worker, ptr %args, i32 %gx, i32 %gy, i32 %gz) {{
+  %c = alloca %context, align 64
+  %x = sext i32 %gx to i64
+  %y = sext i32 %gy to i64
+  %z = sext i32 %gz to i64
+  %m0 = icmp sgt i32 %gx, 0
+  %m1 = icmp sgt i32 %gy, 0
+  %m2 = icmp sgt i32 %gz, 0
+  %m01 = and i1 %m0, %m1
+  %some = and i1 %m01, %m2
+  br i1 %some, label %go, label %out
+go:
+  %xy = mul i64 %x, %y
+  %total = mul i64 %xy, %z
+  store ptr %args, ptr %c
+  %pgx = getelementptr %context, ptr %c, i32 0, i32 1
+  store i32 %gx, ptr %pgx
+  %pgy = getelementptr %context, ptr %c, i32 0, i32 2
+  store i32 %gy, ptr %pgy
+  %pgz = getelementptr %context, ptr %c, i32 0, i32 3
+  store i32 %gz, ptr %pgz
+  %ptotal = getelementptr %context, ptr %c, i32 0, i32 5
+  store i64 %total, ptr %ptotal
+  %pchunk = getelementptr %context, ptr %c, i32 0, i32 6
+  %pnext = getelementptr %context, ptr %c, i32 0, i32 8
+  store i64 0, ptr %pnext
+  %one = icmp eq i64 %total, 1
+  br i1 %one, label %serial, label %ask
+ask:
+  %forked = load i32, ptr @hr_forked
+  %child = icmp ne i32 %forked, 0
+  br i1 %child, label %serial, label %nested
+nested:
+  %inside = call i32 @omp_in_parallel()
+  %isin = icmp ne i32 %inside, 0
+  br i1 %isin, label %serial, label %count
+count:
+  %threads32 = call i32 @_ZN2at15get_num_threadsEv()
+  %threads = sext i32 %threads32 to i64
+  %n = call i64 @llvm.smin.i64(i64 %threads, i64 %total)
+  %many = icmp sgt i64 %n, 1
+  br i1 %many, label %parallel, label %serial
+parallel:
+  %parts = mul i64 %n, {CHUNKS_PER_THREAD}
+  %share = udiv i64 %total, %parts
+  %chunk = call i64 @llvm.umax.i64(i64 %share, i64 1)
+  store i64 %chunk, ptr %pchunk
+  %team = trunc i64 %n to i32
+  call void @GOMP_parallel(ptr %worker, ptr %c, i32 %team, i32 0)
+  ret void
+serial:
+  store i64 %total, ptr %pchunk
+  call void %worker(ptr %c)
+  ret void
+out:
+  ret void
+}}
+declare i64 @llvm.smin.i64(i64, i64)
+declare i64 @llvm.umax.i64(i64, i64)
+
+; Value of an object passed for a pointer; *%bad is set on a Python error.
+define internal i64 @pointer(ptr %o) {{
+  %self = alloca ptr
+  %isnone = icmp eq ptr %o, @_Py_NoneStruct
+  br i1 %isnone, label %null, label %kind
+null:
+  ret i64 0
+kind:
+  %type = call ptr @PyObject_Type(ptr %o)
+  %flags = call i64 @PyType_GetFlags(ptr %type)
+  call void @Py_DecRef(ptr %type)
+  %long = and i64 %flags, 16777216
+  %islong = icmp ne i64 %long, 0
+  br i1 %islong, label %number, label %tensor
+number:
+  %v = call i64 @PyLong_AsUnsignedLongLongMask(ptr %o)
+  ret i64 %v
+tensor:
+  %name = load ptr, ptr @data_ptr
+  store ptr %o, ptr %self
+  %r = call ptr @PyObject_VectorcallMethod(ptr %name, ptr %self, i64 1, ptr null)
+  %failed = icmp eq ptr %r, null
+  br i1 %failed, label %bad, label %good
+bad:
+  ret i64 -1
+good:
+  %w = call i64 @PyLong_AsUnsignedLongLongMask(ptr %r)
+  call void @Py_DecRef(ptr %r)
+  ret i64 %w
+}}
+
+; f(gx, gy, gz, *args); the descriptor bytes hold {{ worker, count, letters }}.
+define ptr @hr_call(ptr %self, ptr %argv, i64 %n) {{
+entry:
+  %slots = alloca [{MAX_ARGS} x i64], align 64
+  %grid = alloca [3 x i64]
+  %d = call ptr @PyBytes_AsString(ptr %self)
+  %worker = load ptr, ptr %d, align 1
+  %pcount = getelementptr i8, ptr %d, i64 8
+  %count = load i64, ptr %pcount, align 1
+  %letters = getelementptr i8, ptr %d, i64 16
+  %want = add i64 %count, 3
+  %right = icmp eq i64 %n, %want
+  br i1 %right, label %gridloop, label %miscount
+miscount:
+  %te = load ptr, ptr @PyExc_TypeError
+  %f = call ptr (ptr, ptr, ...) @PyErr_Format(ptr %te, ptr @.count, i64 %want)
+  ret ptr null
+gridloop:
+  %g = phi i64 [ 0, %entry ], [ %g1, %gridnext ]
+  %pg = getelementptr ptr, ptr %argv, i64 %g
+  %og = load ptr, ptr %pg
+  %vg = call i64 @PyLong_AsUnsignedLongLongMask(ptr %og)
+  %odd = icmp eq i64 %vg, -1
+  br i1 %odd, label %gridcheck, label %gridnext
+gridcheck:
+  %e0 = call ptr @PyErr_Occurred()
+  %bad0 = icmp ne ptr %e0, null
+  br i1 %bad0, label %error, label %gridnext
+gridnext:
+  %sg = getelementptr i64, ptr %grid, i64 %g
+  store i64 %vg, ptr %sg
+  %g1 = add i64 %g, 1
+  %gmore = icmp ult i64 %g1, 3
+  br i1 %gmore, label %gridloop, label %args
+args:
+  %none = icmp eq i64 %count, 0
+  br i1 %none, label %run, label %loop
+loop:
+  %k = phi i64 [ 0, %args ], [ %k1, %next ]
+  %s = phi i64 [ 0, %args ], [ %s1, %next ]
+  %pl = getelementptr i8, ptr %letters, i64 %k
+  %l = load i8, ptr %pl
+  %k3 = add i64 %k, 3
+  %pa = getelementptr ptr, ptr %argv, i64 %k3
+  %o = load ptr, ptr %pa
+  switch i8 %l, label %skip [
+    i8 112, label %pointer
+    i8 105, label %integer
+    i8 102, label %float
+    i8 100, label %double
+    i8 104, label %half
+    i8 98, label %brain
+  ]
+skip:
+  br label %next
+pointer:
+  %vp = call i64 @pointer(ptr %o)
+  br label %check
+integer:
+  %vi = call i64 @PyLong_AsUnsignedLongLongMask(ptr %o)
+  br label %check
+float:
+  %df = call double @PyFloat_AsDouble(ptr %o)
+  %ff = fptrunc double %df to float
+  %fb = bitcast float %ff to i32
+  %fz = zext i32 %fb to i64
+  %fneg = fcmp oeq double %df, -1.0
+  %vf = select i1 %fneg, i64 -1, i64 %fz
+  br label %fcheck
+double:
+  %dd = call double @PyFloat_AsDouble(ptr %o)
+  %db = bitcast double %dd to i64
+  br label %fcheck
+half:
+  %dh = call double @PyFloat_AsDouble(ptr %o)
+  %sh = fptrunc double %dh to float
+  %hh = fptrunc float %sh to half
+  %hb = bitcast half %hh to i16
+  %hz = zext i16 %hb to i64
+  br label %fcheck
+brain:
+  %dbf = call double @PyFloat_AsDouble(ptr %o)
+  %sb = fptrunc double %dbf to float
+  %sbi = bitcast float %sb to i32
+  %lsb0 = lshr i32 %sbi, 16
+  %lsb = and i32 %lsb0, 1
+  %bias = add i32 %lsb, 32767
+  %rounded = add i32 %sbi, %bias
+  %isnan = fcmp uno float %sb, %sb
+  %quiet = or i32 %sbi, 4194304
+  %bits = select i1 %isnan, i32 %quiet, i32 %rounded
+  %top = lshr i32 %bits, 16
+  %bz = zext i32 %top to i64
+  br label %fcheck
+fcheck:
+  %dall = phi double [ %df, %float ], [ %dd, %double ], [ %dh, %half ], [ %dbf, %brain ]
+  %ball = phi i64 [ %fz, %float ], [ %db, %double ], [ %hz, %half ], [ %bz, %brain ]
+  %dneg = fcmp oeq double %dall, -1.0
+  br i1 %dneg, label %occurred, label %place
+check:
+  %vall = phi i64 [ %vp, %pointer ], [ %vi, %integer ]
+  %vneg = icmp eq i64 %vall, -1
+  br i1 %vneg, label %occurred, label %place
+occurred:
+  %vkeep = phi i64 [ %vall, %check ], [ %ball, %fcheck ]
+  %e = call ptr @PyErr_Occurred()
+  %isbad = icmp ne ptr %e, null
+  br i1 %isbad, label %error, label %place
+place:
+  %v = phi i64 [ %vall, %check ], [ %ball, %fcheck ], [ %vkeep, %occurred ]
+  %ps = getelementptr i64, ptr %slots, i64 %s
+  store i64 %v, ptr %ps
+  %snext = add i64 %s, 1
+  br label %next
+next:
+  %s1 = phi i64 [ %s, %skip ], [ %snext, %place ]
+  %k1 = add i64 %k, 1
+  %more = icmp ult i64 %k1, %count
+  br i1 %more, label %loop, label %run
+run:
+  %g0 = load i64, ptr %grid
+  %gx = trunc i64 %g0 to i32
+  %pg1 = getelementptr i64, ptr %grid, i64 1
+  %gy64 = load i64, ptr %pg1
+  %gy = trunc i64 %gy64 to i32
+  %pg2 = getelementptr i64, ptr %grid, i64 2
+  %gz64 = load i64, ptr %pg2
+  %gz = trunc i64 %gz64 to i32
+  %state = call ptr @PyEval_SaveThread()
+  call void @hr_run(ptr %worker, ptr %slots, i32 %gx, i32 %gy, i32 %gz)
+  call void @PyEval_RestoreThread(ptr %state)
+  %failure = load atomic ptr, ptr @hr_failure acquire, align 8
+  %ok = icmp eq ptr %failure, null
+  br i1 %ok, label %done, label %failed
+failed:
+  store atomic ptr null, ptr @hr_failure release, align 8
+  %re = load ptr, ptr @PyExc_RuntimeError
+  call void @PyErr_SetString(ptr %re, ptr %failure)
+  ret ptr null
+error:
+  ret ptr null
+done:
+  call void @Py_IncRef(ptr @_Py_NoneStruct)
+  ret ptr @_Py_NoneStruct
+}}
+"""
+
+_OPENMP = """
+declare void @GOMP_parallel(ptr, ptr, i32, i32)
+declare i32 @omp_in_parallel()
+declare i32 @_ZN2at15get_num_threadsEv()
+"""
+_SERIAL = """
+define internal void @GOMP_parallel(ptr %f, ptr %c, i32 %n, i32 %flags) {
+  call void %f(ptr %c)
+  ret void
+}
+define internal i32 @omp_in_parallel() {
+  ret i32 0
+}
+define internal i32 @_ZN2at15get_num_threadsEv() {
+  ret i32 1
+}
+"""
+
+
+def text(parallel: bool) -> str:
+    """IR of the runtime, with GOMP as imports or, without it, serial stand-ins."""
+    return _TEXT.replace("PARALLEL", _OPENMP if parallel else _SERIAL)
