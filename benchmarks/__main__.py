@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import platform
 from collections.abc import Callable
 
@@ -19,15 +18,21 @@ NAMES = ("decode_smollm2", "op_gemv", "op_attention", "op_rows")
 def main() -> int:
     """0 when every bar is held, 1 when one is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", choices=[*NAMES, []], default=[], metavar="name", help=", ".join(NAMES))
+    parser.add_argument(
+        "names", nargs="*", choices=[*NAMES, []], default=[], metavar="name", help=", ".join(NAMES)
+    )
     parser.add_argument("--no-bars", action="store_true", help="print only; a missed bar is no failure")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--rounds", type=int, default=0, help="rounds of each race; 0 lets each benchmark choose")
+    parser.add_argument(
+        "--rounds", type=int, default=0, help="rounds of each race; 0 lets each benchmark choose"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     out = Output(arguments.json)
-    out.line(f"{platform.processor() or platform.machine()}, {arguments.threads} threads, torch {torch.__version__}")
+    out.line(
+        f"{platform.processor() or platform.machine()}, {arguments.threads} threads, torch {torch.__version__}"
+    )
     results: list[Result] = []
     with torch.no_grad():
         for name in arguments.names or NAMES:
@@ -40,7 +45,9 @@ def main() -> int:
                 "title": result.title,
                 "rows": [dict(zip(result.columns, row, strict=True)) for row in result.rows],
                 "notes": result.notes,
-                "bars": [{"name": b.name, "value": b.value, "least": b.least, "held": b.held} for b in result.bars],
+                "bars": [
+                    {"name": b.name, "value": b.value, "least": b.least, "held": b.held} for b in result.bars
+                ],
             }
             for result in results
         ]

@@ -33,7 +33,9 @@ class Bar:
         return self.value >= self.least
 
     def __str__(self) -> str:
-        return f"{'held  ' if self.held else 'MISSED'} {self.name}: {self.value:.2f} (at least {self.least:.2f})"
+        return (
+            f"{'held  ' if self.held else 'MISSED'} {self.name}: {self.value:.2f} (at least {self.least:.2f})"
+        )
 
 
 @dataclass
@@ -79,7 +81,9 @@ def noise(timing: Timing) -> float:
     return (high - low) / 2 / timing.median
 
 
-def rotated(make: Callable[[], tuple[torch.Tensor, ...]], total: int = BEYOND_CACHES) -> list[tuple[torch.Tensor, ...]]:
+def rotated(
+    make: Callable[[], tuple[torch.Tensor, ...]], total: int = BEYOND_CACHES
+) -> list[tuple[torch.Tensor, ...]]:
     """Copies of an operation's operands, enough that going round them never hits a cache."""
     first = make()
     each = sum(tensor.nbytes for tensor in first)

@@ -32,7 +32,11 @@ class Settings(BaseSettings):
     database: Path | None = Field(None, description="the database of tuned results; default: the user's own")
     tuning: Literal["off", "replay", "tune", "verify"] = Field("replay", description="how measurements are used")
     budget: float = Field(60.0, ge=0, description="seconds that tuning may spend in one process")
-    claim: Literal["auto", "all", "none"] = Field("auto", description="which regions are taken from Inductor")
+    claim: str = Field(
+        "auto",
+        pattern=r"^(auto|all|none|(attention|gemm|rows)(\+(attention|gemm|rows))*)$",
+        description="which regions are taken from Inductor",
+    )
     target: Literal["auto", "cpu", "cuda", "hip", "library"] = Field("auto", description="the engine to run on")
     strict: bool = Field(False, description="raise instead of falling back")
     dump: Path | None = Field(None, description="a folder that receives every graph as text")

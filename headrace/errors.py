@@ -64,15 +64,11 @@ class CpuEngineError(HeadraceError):
     """The CPU engine's own LLVM IR was rejected, or a symbol that it needs is missing; carries LLVM's message."""
 
 
-# face
+# passes
 
 
-class SubjectError(HeadraceError):
-    """What the command line is asked to tune or explain cannot be loaded; says what a subject looks like."""
-
-
-class DemoModelMissing(HeadraceError):
-    """A package that the demonstration needs is not installed; names it and the command that installs it."""
+class PassSyntaxError(HeadraceError):
+    """A pass's or pipeline's text cannot be read, or an option has an unknown value; names what is known."""
 
 
 # autotune
@@ -119,3 +115,14 @@ class SettingsError(HeadraceError):
 
 class NothingToExplain(HeadraceError):
     """`headrace.explain` was asked about something that no headrace backend has compiled."""
+
+
+# face
+
+
+class SubjectError(HeadraceError):
+    """What the command line is asked to tune or explain cannot be loaded; says what a subject looks like."""
+
+
+class DemoModelMissing(HeadraceError):
+    """A package that the demonstration needs is not installed; names it and the command that installs it."""

@@ -18,3 +18,13 @@ def cpu_features() -> str:
 def environment() -> dict[str, str]:
     """Every ``HEADRACE_*`` variable. `headrace.configuration` gives them types, and the files their turn."""
     return {name: value for name, value in os.environ.items() if name.startswith("HEADRACE_")}
+
+
+def kernel_directory() -> str:
+    """Where rendered kernels are written: ``HEADRACE_CACHE_DIR/kernels``, by default in the user's cache directory."""
+    base = os.environ.get("HEADRACE_CACHE_DIR", "").strip()
+    if not base:
+        import platformdirs
+
+        base = platformdirs.user_cache_dir("headrace")
+    return os.path.join(base, "kernels")

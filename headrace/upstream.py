@@ -139,3 +139,14 @@ def statically_true(condition: Any) -> bool:
 def empty_strided_cpu() -> Callable[..., Any]:
     """The allocator that Inductor's own generated code calls: (size, stride, dtype) -> Tensor."""
     return fetch("torch._C", "_dynamo", "guards", "_empty_strided_cpu")  # type: ignore[no-any-return]
+
+
+def is_control_flow(error: BaseException) -> bool:
+    """Whether an exception is Dynamo's way to start over or to step aside, which must reach Dynamo."""
+    exc = fetch("torch._dynamo.exc")
+    kinds = tuple(
+        getattr(exc, name)
+        for name in ("RestartAnalysis", "SkipFrame", "TensorifyScalarRestartAnalysis", "RecompileError")
+        if hasattr(exc, name)
+    )
+    return isinstance(error, kinds)

@@ -88,23 +88,31 @@ def _usable(
     rows: list[Observation], query: Query, refuse: Callable[[Observation], str | None]
 ) -> tuple[list[Observation], list[tuple[Observation, str]]]:
     here = bucket(query.sizes)
-    # A wrong result damns the implementation at all sizes of this architecture, other failures here.
-    damned = {
-        (row.schedule, row.template_digest): row.verdict
-        for row in rows
-        if row.environment.hard == query.environment.hard
-        and row.verdict in _FAILED
-        and (row.verdict is Verdict.WRONG or row.bucket == here)
-    }
+    damned: dict[tuple[str, str], list[Observation]] = defaultdict(list)
+    for row in rows:
+        # A wrong result damns the implementation at all sizes of this architecture, other failures here.
+        if row.verdict in _FAILED and (row.verdict is Verdict.WRONG or row.bucket == here):
+            damned[row.schedule, row.template_digest].append(row)
+
+    def seen(row: Observation) -> Verdict | None:
+        """A failure under the row's own software, or under ours."""
+        for failure in damned[row.schedule, row.template_digest]:
+            where = failure.environment
+            if where.hard == query.environment.hard and where.versions in (
+                row.environment.versions,
+                query.environment.versions,
+            ):
+                return failure.verdict
+        return None
+
     usable: list[Observation] = []
     refused: list[tuple[Observation, str]] = []
     for row in rows:
-        verdict = damned.get((row.schedule, row.template_digest))
         if row.environment.hard != query.environment.hard:
             refused.append((row, "other architecture"))
         elif row.verdict in _FAILED:
             refused.append((row, row.verdict.value))
-        elif verdict is not None:
+        elif (verdict := seen(row)) is not None:
             refused.append((row, f"seen {verdict.value}"))
         elif (reason := refuse(row)) is not None:
             refused.append((row, reason))

@@ -15,7 +15,6 @@ from headrace.compiler.operators import operator
 from headrace.compiler.reorder import value_of
 from headrace.errors import EmitError
 from headrace.ir.graph import Graph, Node
-from headrace.ir.index import as_steps
 from headrace.ir.ops import Item, Kernel, Size, View
 
 aten = torch.ops.aten
@@ -60,6 +59,8 @@ class Materialiser:
         raise EmitError(f"{node.name}: a new {node.op.mnemonic} cannot be emitted; only kernels, items and views can")
 
     def _view(self, node: Node, index: Sequence[sympy.Expr]) -> fx.Node:
+        from headrace.ir.index import as_steps
+
         source = self._ir[node.operands[0]]
         if source.type is None or node.type is None:
             raise EmitError(f"{node.name}: a view of {source.name}, which is no tensor")

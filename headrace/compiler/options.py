@@ -11,7 +11,7 @@ from headrace import upstream
 from headrace.errors import UnknownOption
 
 TUNING = ("off", "replay", "tune", "verify")
-CLAIM = ("auto", "all", "none")
+CLAIM = ("auto", "all", "none", "attention", "gemm", "rows")
 MODES = ("default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs", "lite")
 TARGETS = ("auto", "cpu", "cuda", "hip", "library")
 
@@ -26,7 +26,8 @@ class Options:
             know, within `budget`; `verify` checks each recorded answer against the reference before using it.
         budget: seconds that `tuning="tune"` may spend in this process.
         database: path of the database; None takes `HEADRACE_DATABASE` or the user's own.
-        claim: `auto` claims what is expected to be faster, `all` everything a kernel exists for, `none` nothing.
+        claim: `auto` claims what is expected to be faster, `all` everything a kernel exists for, `none` nothing;
+            or kinds of region joined by `+`, e.g. `attention+gemm`.
         target: the engine that kernels run on; `auto` follows the tensors, `library` uses PyTorch's operators.
         dump: a folder that receives each graph as text, before and after the passes; None writes nothing.
         inductor: options handed to Inductor unchanged: keys written `inductor.<name>`, and names that only
@@ -44,7 +45,9 @@ class Options:
 
     def __post_init__(self) -> None:
         _one_of("tuning", self.tuning, TUNING)
-        _one_of("claim", self.claim, CLAIM)
+        kinds = self.claim.split("+")
+        for kind in kinds:
+            _one_of("claim", kind, CLAIM if len(kinds) == 1 else CLAIM[3:])
         _one_of("target", self.target, TARGETS)
         if self.budget < 0:
             raise UnknownOption(f"option budget is a number of seconds, not {self.budget!r}")

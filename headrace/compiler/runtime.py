@@ -79,12 +79,30 @@ class Dispatcher:
             return self._first(inputs)
         return kernel(inputs)
 
+    def function(self) -> Callable[..., Result]:
+        """This Dispatcher as a function of tensors, for generated code; about 0.5 microseconds over the kernel."""
+        find, first = self._by_sizes.get, self._first
+        if isinstance(self.spec, Attention):
+
+            def attend(*inputs: torch.Tensor) -> Result:
+                kernel = find((inputs[0].shape, inputs[1].shape[2]))
+                return first(inputs) if kernel is None else kernel(inputs)
+
+            return attend
+
+        def call(*inputs: torch.Tensor) -> Result:
+            kernel = find(inputs[0].shape)
+            return first(inputs) if kernel is None else kernel(inputs)
+
+        return call
+
     def forget(self) -> None:
         """Resolve anew at the next call (after tuning, or when settings change)."""
         with self._lock:
-            self._by_sizes = {}
-            self._by_bucket = {}
-            self.decisions = {}
+            # Emptied, never exchanged: bound functions hold on to it.
+            self._by_sizes.clear()
+            self._by_bucket.clear()
+            self.decisions.clear()
 
     def _first(self, inputs: Inputs) -> Result:
         with self._lock:
@@ -107,8 +125,8 @@ class Dispatcher:
             self._by_bucket.setdefault(place, kernel)
             self.decisions[place] = decision
             if len(self._by_sizes) >= REMEMBERED_SIZES:
-                self._by_sizes = {}
-            self._by_sizes[self._key(inputs)] = kernel
+                self._by_sizes.clear()
+            self._by_sizes[self._key(inputs)] = getattr(kernel, "fast", kernel)
             return result
 
     def _checked(self, kernel: Kernel, inputs: Inputs) -> tuple[Result, Kernel]:
@@ -277,6 +295,11 @@ class Runtime:
             for dispatcher in list(table.values())
             for decision in list(dispatcher.decisions.values())
         )
+
+
+def bind(key: str, text: str) -> Callable[..., Result]:
+    """The function of a Spec on a kind of device (`CPU` or `CUDA`); what generated code asks for when it is loaded."""
+    return TABLES[key][text].function()
 
 
 # By torch's dispatch key. Both are caches: emptying them changes nothing but speed.

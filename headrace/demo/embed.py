@@ -29,7 +29,9 @@ def encoder(model: Any) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     return embed
 
 
-def tokenize(tokenizer: Any, sentences: Sequence[str], length: int = 256) -> tuple[torch.Tensor, torch.Tensor]:
+def tokenize(
+    tokenizer: Any, sentences: Sequence[str], length: int = 256
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and mask `[B, T]`, padded to the longest sentence, cut at `length` tokens."""
     batch = tokenizer(list(sentences), padding=True, truncation=True, max_length=length, return_tensors="pt")
     return batch.input_ids, batch.attention_mask

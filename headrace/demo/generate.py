@@ -39,7 +39,7 @@ class Decoder:
         heads = config.num_key_value_heads
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         self.length = length
-        self.cache = StaticCache(config=config, max_cache_len=length)
+        self.cache: Any = StaticCache(config=config, max_cache_len=length)
         # Ahead of tracing: a cache that allocates itself inside a compiled prefill costs a graph break.
         self.cache.early_initialization(1, heads, width, model.dtype, torch.device("cpu"))
         cache = self.cache
@@ -78,7 +78,7 @@ class Decoder:
 
     @property
     def cache_bytes(self) -> int:
-        return sum(t.nbytes for layer in self.cache.layers for t in (layer.keys, layer.values))
+        return sum(int(t.nbytes) for layer in self.cache.layers for t in (layer.keys, layer.values))
 
 
 def _forward(model: Any, cache: Any, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

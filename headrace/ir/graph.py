@@ -177,6 +177,15 @@ class Graph:
         self._dag.remove_nodes_from(dead)
         return len(dead)
 
+    def discard(self, names: Iterable[str]) -> None:
+        """Remove those of `names` that nothing needs any more, in the sense of `sweep`, as a rewrite leaves them behind."""
+        needed = {*self.outputs, *self.replaced.values()}
+        waiting = {name for name in names if name in self._dag and name not in needed}
+        waiting = {name for name in waiting if self[name].op.mnemonic not in ("input", "extern")}
+        while found := [name for name in waiting if not self._dag.succ[name]]:
+            self._dag.remove_nodes_from(found)
+            waiting.difference_update(found)
+
     def refuse(self, node: str, what: str, why: str) -> None:
         """Record that `what` (a pass's name) declined `node`, and why."""
         self.refusals.append(Refusal(node, what, why))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
 import sympy
@@ -38,7 +38,7 @@ class RecogniseGemm(Pass):
     """
 
     name: ClassVar[str] = "recognise_gemm"
-    claim: Policy = field(default_factory=Policy)
+    claim: Policy = Policy()
 
     def run(self, graph: Graph) -> None:
         order = Order(graph)

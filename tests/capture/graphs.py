@@ -60,9 +60,13 @@ def traced(
     fn: Callable[..., object], args: Sequence[torch.Tensor], *, decomposed: bool = False, symbolic: bool = False
 ) -> fx.GraphModule:
     """A functional ATen graph by make_fx, with or without Inductor's decompositions, static or symbolic."""
+
+    def call(*given: torch.Tensor) -> object:
+        return fn(*given)
+
     with torch.no_grad():
         return make_fx(
-            torch.func.functionalize(fn),
+            torch.func.functionalize(call),
             decomposition_table=_decompositions() if decomposed else None,
             tracing_mode="symbolic" if symbolic else "fake",
             _allow_non_fake_inputs=True,

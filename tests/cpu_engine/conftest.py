@@ -1,4 +1,5 @@
-"""Fixtures of the CPU engine's tests: a cache of their own, and the interpreter's answers from a process of its own."""
+"""Fixtures of the CPU engine's tests: a cache of their own, and the interpreter's answers from a process of
+its own."""
 
 from __future__ import annotations
 

@@ -212,7 +212,7 @@ def batched_dot(a, b, o, B: tl.constexpr, M: tl.constexpr, K: tl.constexpr):
 
 
 @triton.jit
-def flash(Q, K, V, O, scale, S, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr):
+def flash(Q, K, V, Out, scale, S, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, CAUSAL: tl.constexpr):
     start = tl.program_id(0)
     head = tl.program_id(1) * S * D
     rm = start * BM + tl.arange(0, BM)
@@ -236,8 +236,8 @@ def flash(Q, K, V, O, scale, S, D: tl.constexpr, BM: tl.constexpr, BN: tl.conste
         v = tl.load(V + head + rn[:, None] * D + rd[None, :], mask=rn[:, None] < S, other=0.0)
         acc = acc * alpha[:, None] + tl.dot(p.to(v.dtype), v)
         top = new
-    out = (acc / total[:, None]).to(O.dtype.element_ty)
-    tl.store(O + head + rm[:, None] * D + rd[None, :], out, mask=rm[:, None] < S)
+    out = (acc / total[:, None]).to(Out.dtype.element_ty)
+    tl.store(Out + head + rm[:, None] * D + rd[None, :], out, mask=rm[:, None] < S)
 
 
 @triton.jit

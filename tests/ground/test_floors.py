@@ -9,8 +9,8 @@ import headrace
 
 PACKAGE = Path(headrace.__file__).parent
 FLOORS = {"ir": 1, "codegen": 2, "passes": 3, "autotune": 4, "compiler": 5, "demo": 6}
-# Two modules stand below every floor.
-GROUND = {"errors", "settings", "upstream"}
+# These modules stand below every floor.
+GROUND = {"configuration", "errors", "settings", "upstream"}
 
 
 def imports(source: str, package: str) -> set[str]:

@@ -1,4 +1,5 @@
-"""Compile a ``@triton.jit`` function once and call it with plain numbers: no dispatch, no specialisation, no hooks."""
+"""Compile a ``@triton.jit`` function once and call it with plain numbers: no dispatch, no specialisation, no
+hooks."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ from headrace.codegen.cpu.backend import options as cpu_options
 class DirectKernel:
     """A compiled kernel.
 
-    ``launch(gx, gy, gz, *args)`` is the bare builtin, calling the object itself the same with one Python frame more.
-    Arguments stand in the order of the signature: pointers as integers (or tensors), integers, floats. ``compile_ms``
-    is the time from source to object code; 0 when it came from the cache.
+    ``launch(gx, gy, gz, *args)`` is the bare builtin, calling the object itself the same with one Python
+    frame more. Arguments stand in the order of the signature: pointers as integers (or tensors), integers,
+    floats. ``compile_ms`` is the time from source to object code; 0 when it came from the cache.
     """
 
     name: str
@@ -57,11 +58,10 @@ def compile_direct(
     """Compile for the host.
 
     Args:
-        fn: the ``@triton.jit`` function.
-        signature: Triton type by parameter name, for every parameter that is passed at a launch: ``*fp32``, ``i32``.
-        constants: value by name for all other parameters.
-        divisible: parameters known to be multiples of 16 (addresses in bytes).
-        options: see :class:`headrace.codegen.cpu.backend.options.CpuOptions`; ``engine`` picks a lowering.
+        fn: the ``@triton.jit`` function. signature: Triton type by parameter name, for every parameter that
+        is passed at a launch: ``*fp32``, ``i32``. constants: value by name for all other parameters.
+        divisible: parameters known to be multiples of 16 (addresses in bytes). options: see
+        :class:`headrace.codegen.cpu.backend.options.CpuOptions`; ``engine`` picks a lowering.
 
     Raises:
         UnsupportedTtir: an operation that the engine does not lower.

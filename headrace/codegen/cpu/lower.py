@@ -1,4 +1,5 @@
-"""From a TTIR module to the LLVM IR of a kernel with its worker: the vector lowering first, the reference otherwise."""
+"""From a TTIR module to the LLVM IR of a kernel with its worker: the vector lowering first, the reference
+otherwise."""
 
 from __future__ import annotations
 
@@ -22,9 +23,10 @@ _PASSES = {"vector": 0, "reference": 1}
 class Lowered:
     """LLVM IR of one kernel.
 
-    ``engine`` is ``vector`` or ``reference``; ``reason`` says why the vector lowering declined (empty if it did not).
-    ``letters`` describe the arguments for :mod:`headrace.codegen.cpu.runtime`; ``passes`` is the level of LLVM's
-    pipeline that the text wants.
+    ``engine`` is ``vector`` or ``reference``; ``reason`` says why the vector lowering declined (empty if it
+    did not).
+    ``letters`` describe the arguments for :mod:`headrace.codegen.cpu.runtime`; ``passes`` is the level of
+    LLVM's pipeline that the text wants.
     """
 
     ir: str

@@ -19,8 +19,8 @@ Attribute names, besides those printed in ``{...}`` and ``<{...}>``:
 ``scf.for``                  ``unsigned``; operands are lower, upper, step, then the initial values
 ===========================  =========================================================================
 
-Every block ends with a terminator: the ``scf.yield`` that MLIR leaves out is put back. Words that no table entry
-claims (``nneg``, rounding modes) are kept in ``attrs["keywords"]``.
+Every block ends with a terminator: the ``scf.yield`` that MLIR leaves out is put back. Words that no table
+entry claims (``nneg``, rounding modes) are kept in ``attrs["keywords"]``.
 """
 
 from __future__ import annotations
@@ -34,12 +34,36 @@ from headrace.codegen.cpu.ttir import Block, Function, Module, Op, Type, Value
 
 _AXES = {"x": 0, "y": 1, "z": 2}
 _SAME_TYPE_PREFIXES = ("arith.", "math.", "tt.", "ub.", "llvm.")
-_NO_RESULT = frozenset({"tt.store", "tt.print", "tt.assert", "tt.return", "scf.yield", "tt.reduce.return",
-                        "tt.scan.return", "tt.map_elementwise.return", "llvm.intr.assume", "gpu.barrier",
-                        "ttg.barrier", "ttg.local_barrier"})  # fmt: skip
+_NO_RESULT = frozenset(
+    {
+        "tt.store",
+        "tt.print",
+        "tt.assert",
+        "tt.return",
+        "scf.yield",
+        "tt.reduce.return",
+        "tt.scan.return",
+        "tt.map_elementwise.return",
+        "llvm.intr.assume",
+        "gpu.barrier",
+        "ttg.barrier",
+        "ttg.local_barrier",
+    }
+)
 _SEGMENTS = {"tt.load": 3, "tt.store": 3, "tt.atomic_rmw": 3}
-_TERMINATORS = frozenset({"tt.return", "scf.yield", "scf.condition", "tt.reduce.return", "tt.scan.return",
-                          "tt.map_elementwise.return", "cf.br", "cf.cond_br", "ub.unreachable"})  # fmt: skip
+_TERMINATORS = frozenset(
+    {
+        "tt.return",
+        "scf.yield",
+        "scf.condition",
+        "tt.reduce.return",
+        "tt.scan.return",
+        "tt.map_elementwise.return",
+        "cf.br",
+        "cf.cond_br",
+        "ub.unreachable",
+    }
+)
 
 
 def parse(text: str) -> Module:
@@ -60,7 +84,7 @@ class Parser(Reader):
         self.scope: ChainMap[str, list[Value]] = ChainMap()
         self.block_names: dict[str, Block] = {}
 
-    # ---- values ------------------------------------------------------------------------------------------------
+    # ---- values --------------------------------------------------------------------------------------------
     def new(self, type_: Type) -> Value:
         return Value(next(self.ids), type_)
 
@@ -98,7 +122,7 @@ class Parser(Reader):
             self.accept(",")
         return args
 
-    # ---- structure ---------------------------------------------------------------------------------------------
+    # ---- structure -----------------------------------------------------------------------------------------
     def module(self) -> Module:
         self.collect_aliases()
         functions: list[Function] = []
@@ -118,7 +142,7 @@ class Parser(Reader):
         return Module(functions)
 
     def function(self) -> Function:
-        self.op = "tt.func"
+        self.op, self.op_at = "tt.func", self.i
         self.expect("tt.func")
         public = not self.accept("private")
         self.accept("public")
@@ -189,7 +213,8 @@ class Parser(Reader):
                     break
                 self.expect(",")
         generic = self.kinds[self.i] == "string"
-        outer, self.op = self.op, self.string() if generic else self.take("word")
+        outer, self.op_at = (self.op, self.op_at), self.i
+        self.op = self.string() if generic else self.take("word")
         op = Op(self.op)
         if generic:
             self.generic(op)
@@ -199,7 +224,6 @@ class Parser(Reader):
                 special(self, op)
             else:
                 self.pretty(op)
-        self.op = outer
         op.loc = self.trailing_loc()
         at = 0
         for name, count in names:
@@ -207,6 +231,7 @@ class Parser(Reader):
             at += count
         if at != len(op.results):
             raise self.fail(f"{at} results are named but {len(op.results)} are produced")
+        self.op, self.op_at = outer
         return op
 
     def generic(self, op: Op) -> None:

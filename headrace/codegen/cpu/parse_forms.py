@@ -154,8 +154,9 @@ def dot_scaled(p: Parser, op: Op) -> None:
     op.operands = tensors + [s for s in scales if s is not None]
     op.attrs["operandSegmentSizes"] = (1, 1, 1, *(0 if s is None else 1 for s in scales))
     while p.kinds[p.i] == "word" and p.toks[p.i + 1] == "=":
+        name = p.toks[p.i]
         p.i += 2
-        op.attrs[p.toks[p.i - 2]] = p.attr()
+        op.attrs[name] = p.attr()
     if p.accept("{"):
         op.attrs.update(p.attr_dict())
     _, results = p.signature()

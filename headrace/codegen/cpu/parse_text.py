@@ -78,16 +78,16 @@ class Reader:
         self.offsets += [position, position]
         self.lines += [line + 1, line + 1]
         self.i = 0
-        self.op = "module"
+        self.op, self.op_at = "module", 0  # what errors name
         self.locs: dict[str, Loc | None] = {}
         self.loc_at: dict[str, int] = {}
 
-    # ---- tokens ------------------------------------------------------------------------------------------------
+    # ---- tokens --------------------------------------------------------------------------------------------
     def _line(self, offset: int) -> str:
         return f"TTIR line {self.text.count(chr(10), 0, offset) + 1}"
 
     def fail(self, why: str) -> UnsupportedTtir:
-        return ttir.unsupported(self.op, why, self._line(self.offsets[self.i]))
+        return ttir.unsupported(self.op, why, f"TTIR line {self.lines[self.op_at]}")
 
     def peek(self, tok: str) -> bool:
         return self.toks[self.i] == tok
@@ -116,9 +116,10 @@ class Reader:
             raw,
         )
 
-    # ---- locations ---------------------------------------------------------------------------------------------
+    # ---- locations -----------------------------------------------------------------------------------------
     def location(self) -> Loc | None:
-        """What stands inside ``loc( )``: alias, "file":line:col, "name"(loc), callsite(a at b), fused[...]."""
+        """What stands inside ``loc( )``: alias, "file":line:col, "name"(loc), callsite(a at b),
+        fused[...]."""
         kind, tok = self.kinds[self.i], self.toks[self.i]
         if kind == "alias":
             self.i += 1
@@ -186,7 +187,7 @@ class Reader:
             if kind == "alias" and toks[j + 1] == "=" and toks[j].startswith("#loc") and toks[j + 2] == "loc":
                 self.loc_at[toks[j]] = j + 4
 
-    # ---- types and attributes ----------------------------------------------------------------------------------
+    # ---- types and attributes ------------------------------------------------------------------------------
     def type(self) -> Type:
         tok = self.toks[self.i]
         try:

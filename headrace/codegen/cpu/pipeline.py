@@ -1,7 +1,8 @@
 """The three stages of a compilation, shared by Triton's own launcher and the direct one.
 
-``metadata`` is Triton's dictionary, kept next to the cached object: ``name`` (symbol of the worker), ``letters`` of the
-arguments, ``engine`` that lowered the kernel, ``engine_reason`` why the vector lowering declined, ``passes``.
+``metadata`` is Triton's dictionary, kept next to the cached object: ``name`` (symbol of the worker),
+``letters`` of the arguments, ``engine`` that lowered the kernel, ``engine_reason`` why the vector lowering
+declined, ``passes``.
 """
 
 from __future__ import annotations

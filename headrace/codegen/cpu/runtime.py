@@ -1,10 +1,12 @@
-"""The process-wide part of the engine: spreading a grid over OpenMP threads, scratch memory, and the call from Python.
+"""The process-wide part of the engine: spreading a grid over OpenMP threads, scratch memory, and the call
+from Python.
 
 It is one small LLVM module, compiled once per process. A kernel's own module only exports a *worker*
 ``void worker(ptr context)`` that takes chunks of programs from the context's counter until none are left.
 
-``hr_call`` is a METH_FASTCALL function: called as ``f(gx, gy, gz, *args)``, it unpacks Python objects into 8-byte
-slots by the letters of a descriptor, releases the GIL, runs the worker on all threads and returns None. Letters:
+``hr_call`` is a METH_FASTCALL function: called as ``f(gx, gy, gz, *args)``, it unpacks Python objects into
+8-byte slots by the letters of a descriptor, releases the GIL, runs the worker on all threads and returns
+None. Letters:
 
 =====  ===================================================================================
 ``p``  pointer: an int, None (null), or any object with ``data_ptr()``
@@ -13,8 +15,8 @@ slots by the letters of a descriptor, releases the GIL, runs the worker on all t
 ``-``  an argument that the compiled kernel does not take (constexpr)
 =====  ===================================================================================
 
-Threads: those of the libgomp that torch loaded, as many as ``torch.get_num_threads()`` says at the call. A grid of one
-program, a call inside a parallel region and a forked child run serially.
+Threads: those of the libgomp that torch loaded, as many as ``torch.get_num_threads()`` says at the call. A
+grid of one program, a call inside a parallel region and a forked child run serially.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from headrace.codegen.cpu import jit, runtime_ir
+from headrace.codegen.cpu import fork, jit, runtime_ir
 from headrace.codegen.cpu.runtime_ir import MAX_ARGS
 from headrace.codegen.cpu.target import CpuTarget
 from headrace.errors import CpuEngineError
@@ -113,7 +115,8 @@ def _build(target: CpuTarget) -> Runtime:
             address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
             assert address is not None
             known[name] = address
-        # at::get_num_threads also applies torch.set_num_threads to a Python thread that never ran an operator.
+        # at::get_num_threads also applies torch.set_num_threads to a Python thread that never ran an
+        # operator.
         known["_ZN2at15get_num_threadsEv"] = (
             jit.address_of("_ZN2at15get_num_threadsEv") or known["omp_get_max_threads"]
         )
@@ -123,6 +126,8 @@ def _build(target: CpuTarget) -> Runtime:
     if ctypes.PYFUNCTYPE(ctypes.c_int)(loaded.addresses["hr_init"])():
         raise CpuEngineError("no thread-specific key is left (pthread_key_create)")
     forked = ctypes.c_int.from_address(loaded.addresses["hr_forked"])
+
+    forked.value = int(fork.in_forked_child())
 
     def in_child() -> None:
         forked.value = 1

@@ -17,7 +17,7 @@ _TEXT = f"""
 @PyExc_TypeError = external global ptr
 @PyExc_RuntimeError = external global ptr
 @.data_ptr = internal constant [9 x i8] c"data_ptr\\00"
-@.count = internal constant [55 x i8] c"the compiled kernel takes %zd arguments with the grid\\0A\\00"
+@.count = internal constant [54 x i8] c"the compiled kernel takes %zd arguments with the grid\\00"
 
 declare i32 @pthread_key_create(ptr, ptr)
 declare ptr @pthread_getspecific(i32)

@@ -11,8 +11,25 @@ from headrace.errors import CpuTargetError
 
 # x86 features by the level that first may use them; anything not listed belongs to `native`.
 _BASELINE = frozenset({"64bit", "cmov", "cx8", "fxsr", "mmx", "sse", "sse2", "x87"})
-_AVX2 = _BASELINE | {"sse3", "ssse3", "sse4.1", "sse4.2", "cx16", "sahf", "popcnt", "crc32", "avx", "avx2", "bmi",
-                     "bmi2", "f16c", "fma", "lzcnt", "movbe", "xsave"}  # fmt: skip
+_AVX2 = _BASELINE | {
+    "sse3",
+    "ssse3",
+    "sse4.1",
+    "sse4.2",
+    "cx16",
+    "sahf",
+    "popcnt",
+    "crc32",
+    "avx",
+    "avx2",
+    "bmi",
+    "bmi2",
+    "f16c",
+    "fma",
+    "lzcnt",
+    "movbe",
+    "xsave",
+}
 _AVX512 = _AVX2 | {"avx512f", "avx512cd", "avx512bw", "avx512dq", "avx512vl"}
 _LEVELS = {"baseline": _BASELINE, "avx2": _AVX2, "avx512": _AVX512}
 _X86 = ("x86_64", "AMD64")
@@ -22,7 +39,8 @@ _X86 = ("x86_64", "AMD64")
 class CpuTarget:
     """Triple, LLVM feature names that are on, and the names that must be switched off.
 
-    The processor is always named generically: LLVM misnames some hosts, and only features decide what may be emitted.
+    The processor is always named generically: LLVM misnames some hosts, and only features decide what may be
+    emitted.
     """
 
     triple: str

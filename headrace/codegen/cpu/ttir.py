@@ -1,7 +1,8 @@
 """Typed, immutable-by-convention form of the Triton tensor IR (TTIR) that the CPU engine compiles.
 
-Everything the lowerings read is here: types, SSA values, operations with one block per region, and functions with
-one or more blocks. The attribute names of each operation are those that :mod:`headrace.codegen.cpu.parse` documents.
+Everything the lowerings read is here: types, SSA values, operations with one block per region, and functions
+with one or more blocks. The attribute names of each operation are those that
+:mod:`headrace.codegen.cpu.parse` documents.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The loop over programs that wraps every lowered kernel, and the letters of its arguments.
 
-A lowered kernel is ``void @NAME(args..., i32 pid_x, i32 pid_y, i32 pid_z, i32 grid_x, i32 grid_y, i32 grid_z)``. The
-worker reads the arguments once from their 8-byte slots, then takes chunks of linear program ids (x fastest) from the
-shared counter of the launch's context (:mod:`headrace.codegen.cpu.runtime`).
+A lowered kernel is ``void @NAME(args..., i32 pid_x, i32 pid_y, i32 pid_z, i32 grid_x, i32 grid_y, i32
+grid_z)``. The worker reads the arguments once from their 8-byte slots, then takes chunks of linear program
+ids (x fastest) from the shared counter of the launch's context (:mod:`headrace.codegen.cpu.runtime`).
 """
 
 from __future__ import annotations

@@ -1,5 +1,10 @@
-"""Capture: a functional ATen graph becomes an IR graph; what is not modelled is kept as `extern`."""
+"""Capture: a functional ATen graph becomes an IR graph; what is not modelled is kept as `extern`.
 
-from headrace.compiler.capture.walk import Captured, capture
+`capture` walks; the op tables are in `views`, `pointwise`, `reductions`, `matmul` and `indexing`, one entry per
+overload. `externs` runs what stayed, for `ir.evaluate`.
+"""
 
-__all__ = ["Captured", "capture"]
+from headrace.compiler.capture.reference import externs
+from headrace.compiler.capture.walk import TABLE, Captured, capture
+
+__all__ = ["TABLE", "Captured", "capture", "externs"]

@@ -94,7 +94,7 @@ def batched(b: Builder, x: Node, y: Node, equation: str, dtype: DType) -> Node:
 
 
 def attend(
-    b: Builder, q: Node, k: Node, v: Node, mask: Node | None, causal: bool, scale: float | None, gqa: bool, dropout: float
+    b: Builder, q: Node, k: Node, v: Node, mask: Node | None, causal: bool, scale: float | None, dropout: float
 ) -> Node:
     """softmax(scale * q k^T + mask) v, with float32 between, rounded once.
 
@@ -108,7 +108,7 @@ def attend(
         if not size.is_Integer:
             raise Unmodelled
         scale = 1.0 / math.sqrt(int(size))
-    if gqa:
+    if typed(q).rank >= 3:
         k, v = _repeat_heads(b, k, q), _repeat_heads(b, v, q)
     dtype = wide(typed(q).dtype)
     score = batched(b, q, k, "ik,jk->ij", dtype)
@@ -130,10 +130,13 @@ def attend(
 
 
 def _repeat_heads(b: Builder, x: Node, q: Node) -> Node:
-    """Every key head for its group of query heads: head h reads h // group."""
+    """Every key head for its group of query heads: head h reads h // group.
+
+    The flash overloads take fewer key heads than query heads without saying so (`enable_gqa` is gone by then).
+    """
     shape = typed(x).shape
     heads, wanted = shape[-3], typed(q).shape[-3]
-    if heads == wanted:
+    if heads == wanted or heads == 1:
         return x
     if not (heads.is_Integer and wanted.is_Integer) or int(wanted) % int(heads):
         raise Unmodelled
@@ -149,7 +152,7 @@ def sdpa(
     enable_gqa: bool = False,
 ) -> Node:  # fmt: skip
     out = attend(
-        b, q, k, v, mask if attn_mask is None else attn_mask, causal or is_causal, scale, enable_gqa, dropout or dropout_p
+        b, q, k, v, mask if attn_mask is None else attn_mask, causal or is_causal, scale, dropout or dropout_p
     )
     return out
 
@@ -158,7 +161,7 @@ def flash_cpu(
     b: Builder, q: Node, k: Node, v: Node, dropout: float = 0.0, causal: bool = False,
     *, dropout_p: float = 0.0, is_causal: bool = False, attn_mask: Node | None = None, scale: float | None = None,
 ) -> tuple[Node | None, ...]:  # fmt: skip
-    return (attend(b, q, k, v, attn_mask, causal or is_causal, scale, False, dropout or dropout_p), None)
+    return (attend(b, q, k, v, attn_mask, causal or is_causal, scale, dropout or dropout_p), None)
 
 
 def flash(
@@ -167,7 +170,7 @@ def flash(
 ) -> tuple[Node | None, ...]:  # fmt: skip
     if debug or return_debug_mask:
         raise Unmodelled
-    out = attend(b, q, k, v, None, causal or is_causal, scale, False, dropout or dropout_p)
+    out = attend(b, q, k, v, None, causal or is_causal, scale, dropout or dropout_p)
     return (out, *(None for _ in b.results[1:]))
 
 
@@ -178,7 +181,7 @@ def biased(
 ) -> tuple[Node | None, ...]:  # fmt: skip
     """The memory-efficient and cuDNN overloads, which share their leading arguments."""
     out = attend(
-        b, q, k, v, bias if attn_bias is None else attn_bias, causal or is_causal, scale, False, dropout or dropout_p
+        b, q, k, v, bias if attn_bias is None else attn_bias, causal or is_causal, scale, dropout or dropout_p
     )
     return (out, *(None for _ in b.results[1:]))
 
@@ -191,7 +194,7 @@ def math_variant(
     if dropout_mask is not None:
         raise Unmodelled
     mask = mask if attn_mask is None else attn_mask
-    return (attend(b, q, k, v, mask, causal or is_causal, scale, enable_gqa, dropout or dropout_p), None)
+    return (attend(b, q, k, v, mask, causal or is_causal, scale, dropout or dropout_p), None)
 
 
 TABLE: Mapping[object, Callable[..., Node | tuple[Node | None, ...]]] = {

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Look into the database of tuned results.", no_args_is_help=True)
 
 Database = Annotated[
-    Path | None, typer.Option("--database", help="A database file; without it, the one that the settings name.")
+    Path | None,
+    typer.Option("--database", help="A database file; without it, the one that the settings name."),
 ]
 
 
@@ -34,12 +35,12 @@ def opened(path: Path | None, *, readonly: bool = True) -> Iterator[Store]:
         SubjectError: a path was given by hand and there is no such file.
         DatabaseRefused: the file is something else.
     """
-    from headrace import settings
     from headrace.autotune.db.store import Store
+    from headrace.configuration import current
 
     if path is not None and readonly and not path.exists():
         raise SubjectError(f"there is no database {path}")
-    chosen = path or Path(settings.database_path())
+    chosen = path or current().database_path
     if readonly and not chosen.exists():
         yield Store.in_memory()
         return
@@ -53,13 +54,13 @@ def info(database: Database = None, json: Json = False) -> None:
 
     Example: headrace db info
     """
-    from headrace import settings
+    from headrace.configuration import current
 
     out = Output(json)
     with opened(database) as store:
         held = store.info()
         runs = store.runs()
-    path = held.path or database or settings.database_path()
+    path = held.path or database or current().database_path
     out.facts(
         [
             ("database", path),
@@ -91,7 +92,9 @@ def info(database: Database = None, json: Json = False) -> None:
 
 @app.command("list")
 def list_(
-    kind: Annotated[str | None, typer.Option("--kind", help="Attention, Gemm or Rows; without it, all.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="Attention, Gemm or Rows; without it, all.")
+    ] = None,
     database: Database = None,
     json: Json = False,
 ) -> None:
@@ -147,8 +150,12 @@ def summaries(rows: tuple[Observation, ...]) -> list[dict[str, Any]]:
 
 @app.command()
 def why(
-    operation: Annotated[str, typer.Argument(help="A key from `db list` (its first digits do) or a Spec's text.")],
-    sizes: Annotated[str | None, typer.Option("--sizes", help="Run-time sizes, such as 1 or 1,1,512.")] = None,
+    operation: Annotated[
+        str, typer.Argument(help="A key from `db list` (its first digits do) or a Spec's text.")
+    ],
+    sizes: Annotated[
+        str | None, typer.Option("--sizes", help="Run-time sizes, such as 1 or 1,1,512.")
+    ] = None,
     database: Database = None,
     json: Json = False,
 ) -> None:
@@ -181,7 +188,8 @@ def why(
             {
                 "sizes": list(place),
                 "rungs": [
-                    {"rung": step.rung.name.lower(), "rows": step.rows, "left_out": step.refused} for step in steps
+                    {"rung": step.rung.name.lower(), "rows": step.rows, "left_out": step.refused}
+                    for step in steps
                 ],
                 "schedule": str(answer.schedule) if answer else None,
                 "seconds": answer.seconds if answer else None,
@@ -202,7 +210,9 @@ def find(rows: tuple[Observation, ...], operation: str) -> tuple[Spec, list[tupl
     matching = {row.op: row.spec for row in rows if row.op.startswith(operation.lower())}
     if len(matching) != 1:
         what = "no operation" if not matching else f"{len(matching)} operations"
-        raise SubjectError(f"{what} in the database start with {operation!r}; `headrace db list` shows the keys")
+        raise SubjectError(
+            f"{what} in the database start with {operation!r}; `headrace db list` shows the keys"
+        )
     op, text = next(iter(matching.items()))
     return parse_spec(text), sorted({row.sizes for row in rows if row.op == op})
 

@@ -53,7 +53,9 @@ def backend_registered() -> Finding:
     values = [entry.value for entry in entry_points(group="torch_dynamo_backends", name="headrace")]
     if values:
         return Finding("torch.compile backend", "registered")
-    return Finding("torch.compile backend", "not registered", False, "install the package: pip install headrace")
+    return Finding(
+        "torch.compile backend", "not registered", False, "install the package: pip install headrace"
+    )
 
 
 def cpu_engine() -> Finding:
@@ -77,10 +79,16 @@ def cpu_owner() -> Finding:
         return Finding("triton.backends cpu", "headrace")
     if not owners:
         return Finding(
-            "triton.backends cpu", "nobody", False, "install the package, not only its folder: pip install headrace"
+            "triton.backends cpu",
+            "nobody",
+            False,
+            "install the package, not only its folder: pip install headrace",
         )
     return Finding(
-        "triton.backends cpu", ", ".join(owners), False, "uninstall all but one: the last one wins without a word"
+        "triton.backends cpu",
+        ", ".join(owners),
+        False,
+        "uninstall all but one: the last one wins without a word",
     )
 
 
@@ -160,4 +168,6 @@ def _guarded(name: str, look: Callable[[], Finding], advice: str = "") -> Findin
     try:
         return look()
     except Exception as error:
-        return Finding(name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", False, advice)
+        return Finding(
+            name, f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}", False, advice
+        )

@@ -69,7 +69,9 @@ class Output:
             return
         widths = [max(len(row[at]) for row in [list(columns), *cells]) for at in range(len(columns))]
         for row in [list(columns), *cells]:
-            self._plain("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+            self._plain(
+                "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            )
 
     def facts(self, pairs: Iterable[tuple[str, object]]) -> None:
         """Names and values, one a line."""

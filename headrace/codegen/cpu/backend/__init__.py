@@ -1,1 +1,5 @@
-"""Triton's backend named ``cpu``. Triton imports this while it is itself being imported: nothing here may fail."""
+"""Triton's backend named ``cpu``. Triton imports this while it is itself being imported, so nothing here may
+fail."""
+
+# Whoever imports a module below before Triton would otherwise have Triton discover it half-initialised.
+import triton as _triton  # noqa: F401

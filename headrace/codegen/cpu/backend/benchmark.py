@@ -19,8 +19,8 @@ def do_bench(
 ) -> Any:
     """Wall time of ``fn()`` in milliseconds, with the arguments of ``triton.testing.do_bench``.
 
-    Runs for ``warmup`` and then ``rep`` milliseconds, but at least once and five times. Data stays in the caches as
-    the previous call left it. With ``quantiles`` the result is a list (a float for a single one).
+    Runs for ``warmup`` and then ``rep`` milliseconds, but at least once and five times. Data stays in the
+    caches as the previous call left it. With ``quantiles`` the result is a list (a float for a single one).
     """
     clock = time.perf_counter_ns
 
@@ -46,8 +46,11 @@ def do_bench(
     if return_mode == "all":
         return times
     modes: dict[str, Callable[[list[float]], float]] = {
-        "min": min, "max": max, "median": statistics.median, "mean": statistics.fmean,
-    }  # fmt: skip
+        "min": min,
+        "max": max,
+        "median": statistics.median,
+        "mean": statistics.fmean,
+    }
     return modes[return_mode](times)
 
 

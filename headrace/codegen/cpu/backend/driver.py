@@ -7,10 +7,27 @@ from typing import Any
 
 from triton.backends.driver import DriverBase
 
-_CPP = {"i1": "int8_t", "i8": "int8_t", "i16": "int16_t", "i32": "int32_t", "i64": "int64_t", "u1": "uint8_t",
-        "u8": "uint8_t", "u16": "uint16_t", "u32": "uint32_t", "u64": "uint64_t", "fp16": "double", "bf16": "double",
-        "fp32": "double", "f32": "double", "fp64": "double"}  # fmt: skip
+from headrace.codegen.cpu import fork
+
+_CPP = {
+    "i1": "int8_t",
+    "i8": "int8_t",
+    "i16": "int16_t",
+    "i32": "int32_t",
+    "i64": "int64_t",
+    "u1": "uint8_t",
+    "u8": "uint8_t",
+    "u16": "uint16_t",
+    "u32": "uint32_t",
+    "u64": "uint64_t",
+    "fp16": "double",
+    "bf16": "double",
+    "fp32": "double",
+    "f32": "double",
+    "fp64": "double",
+}
 _OURS = "headrace.codegen.cpu.backend"
+_ = fork  # imported now, so that it sees every later fork
 
 
 def _owners() -> list[str]:
@@ -44,7 +61,8 @@ def why_inactive() -> str | None:
 
 
 class CpuDriver(DriverBase):  # type: ignore[misc]
-    """Runs kernels on the host. There is one device and one stream, and a launch returns when the grid is done."""
+    """Runs kernels on the host. There is one device and one stream, and a launch returns when the grid is
+    done."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -106,7 +124,8 @@ class CpuUtils:
     def load_binary(
         self, name: str, kernel: bytes, shared: int, device: object
     ) -> tuple[Any, int, int, int, int]:
-        """(module, address of the worker, registers, spills, most threads); the last three have no meaning here."""
+        """(module, address of the worker, registers, spills, most threads); the last three have no meaning
+        here."""
         from headrace.codegen.cpu import jit, runtime, target
 
         host = target.host()
@@ -120,12 +139,20 @@ class CpuUtils:
         import os
 
         cores = os.cpu_count() or 1
-        return {"max_shared_mem": 1 << 30, "max_num_regs": 32, "multiprocessor_count": cores, "warpSize": 1,
-                "sm_clock_rate": 0, "mem_clock_rate": 0, "mem_bus_width": 0}  # fmt: skip
+        return {
+            "max_shared_mem": 1 << 30,
+            "max_num_regs": 32,
+            "multiprocessor_count": cores,
+            "warpSize": 1,
+            "sm_clock_rate": 0,
+            "mem_clock_rate": 0,
+            "mem_bus_width": 0,
+        }
 
 
 class CpuLauncher:
-    """Called by Triton as ``launcher(gx, gy, gz, stream, function, packed, metadata, enter, exit, *args)``."""
+    """Called by Triton as ``launcher(gx, gy, gz, stream, function, packed, metadata, enter, exit,
+    *args)``."""
 
     def __init__(self, src: Any, metadata: Any) -> None:
         self._signature = tuple(src.signature.values())
@@ -134,9 +161,18 @@ class CpuLauncher:
         self._kernel: Callable[..., None] | None = None
 
     def __call__(
-        self, gx: int, gy: int, gz: int, stream: object, function: int, packed: object, launch_metadata: Any,
-        enter: Callable[..., None] | None, leave: Callable[..., None] | None, *args: Any,
-    ) -> None:  # fmt: skip
+        self,
+        gx: int,
+        gy: int,
+        gz: int,
+        stream: object,
+        function: int,
+        packed: object,
+        launch_metadata: Any,
+        enter: Callable[..., None] | None,
+        leave: Callable[..., None] | None,
+        *args: Any,
+    ) -> None:
         kernel = self._kernel
         if kernel is None:
             from headrace.codegen.cpu import runtime, target

@@ -1,7 +1,8 @@
 """``triton.language.extra.libdevice`` for the CPU: C math functions under libdevice's names.
 
-Each function takes float32 or float64, scalars or blocks. A name ending in ``f`` is the C function for float32, as in
-the C library; predicates give int32, as libdevice's do. What the engine can express itself starts with ``headrace_``.
+Each function takes float32 or float64, scalars or blocks. A name ending in ``f`` is the C function for
+float32, as in the C library; predicates give int32, as libdevice's do. What the engine can express itself
+starts with ``headrace_``.
 """
 
 from __future__ import annotations
@@ -29,13 +30,69 @@ def _function(name: str, c_name: str, arity: int, *, integer: bool = False, last
     return core.extern(call)
 
 
-_SAME_NAME = ["floor", "ceil", "trunc", "exp", "exp2", "exp10", "expm1", "log", "log2", "log10", "log1p", "sqrt", "cbrt", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "asinh", "acosh", "atanh", "erf", "erfc", "lgamma", "tgamma", "rint", "nearbyint", "round", "logb", "j0", "j1", "y0", "y1"]
+_SAME_NAME = [
+    "floor",
+    "ceil",
+    "trunc",
+    "exp",
+    "exp2",
+    "exp10",
+    "expm1",
+    "log",
+    "log2",
+    "log10",
+    "log1p",
+    "sqrt",
+    "cbrt",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "asinh",
+    "acosh",
+    "atanh",
+    "erf",
+    "erfc",
+    "lgamma",
+    "tgamma",
+    "rint",
+    "nearbyint",
+    "round",
+    "logb",
+    "j0",
+    "j1",
+    "y0",
+    "y1",
+]
 _TWO = ["pow", "atan2", "fmod", "remainder", "hypot", "copysign", "nextafter", "fdim"]
-_RENAMED = {"abs": "fabs", "fast_tanhf": "tanh", "fast_expf": "exp", "fast_logf": "log", "fast_log2f": "log2",
-            "fast_log10f": "log10", "fast_exp10f": "exp10", "fast_sinf": "sin", "fast_cosf": "cos",
-            "fast_tanf": "tan", "sqrt_rn": "sqrt", "rsqrt": "headrace_rsqrt", "rsqrt_rn": "headrace_rsqrt"}  # fmt: skip
-_PREDICATES = {"isnan": "headrace_isnan", "isinf": "headrace_isinf", "signbit": "headrace_signbit",
-               "finitef": "headrace_isfinite", "isfinited": "headrace_isfinite", "ilogb": "ilogb"}  # fmt: skip
+_RENAMED = {
+    "abs": "fabs",
+    "fast_tanhf": "tanh",
+    "fast_expf": "exp",
+    "fast_logf": "log",
+    "fast_log2f": "log2",
+    "fast_log10f": "log10",
+    "fast_exp10f": "exp10",
+    "fast_sinf": "sin",
+    "fast_cosf": "cos",
+    "fast_tanf": "tan",
+    "sqrt_rn": "sqrt",
+    "rsqrt": "headrace_rsqrt",
+    "rsqrt_rn": "headrace_rsqrt",
+}
+_PREDICATES = {
+    "isnan": "headrace_isnan",
+    "isinf": "headrace_isinf",
+    "signbit": "headrace_signbit",
+    "finitef": "headrace_isfinite",
+    "isfinited": "headrace_isfinite",
+    "ilogb": "ilogb",
+}
 
 globals().update({n: _function(n, n, 1) for n in _SAME_NAME})
 globals().update({n: _function(n, n, 2) for n in _TWO})

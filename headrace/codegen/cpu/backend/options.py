@@ -11,8 +11,8 @@ from typing import Any
 class CpuOptions:
     """Options of one compilation.
 
-    ``engine``: ``auto`` (vector lowering, else reference), ``vector`` or ``reference``. Warps, CTAs and stages are
-    accepted, because kernels and autotuners name them, and mean nothing here.
+    ``engine``: ``auto`` (vector lowering, else reference), ``vector`` or ``reference``. Warps, CTAs and
+    stages are accepted, because kernels and autotuners name them, and mean nothing here.
     """
 
     engine: str = "auto"
@@ -45,7 +45,8 @@ class CpuOptions:
 
 
 def parse(given: dict[str, Any], arch: str) -> CpuOptions:
-    """Options from what a launch or autotuner config passes; names that other backends invented are ignored."""
+    """Options from what a launch or autotuner config passes; names that other backends invented are
+    ignored."""
     known = {f.name for f in fields(CpuOptions)}
     values = {k: v for k, v in given.items() if k in known and v is not None}
     if isinstance(values.get("extern_libs"), dict):

@@ -1,7 +1,7 @@
 """Reference lowering of TTIR: every operation becomes loops over buffers in memory, one element at a time.
 
-It is slow on purpose and obviously right: the oracle that the vector lowering is compared with, and what runs when that
-one declines a kernel.
+It is slow on purpose and obviously right: the oracle that the vector lowering is compared with, and what runs
+when that one declines a kernel.
 """
 
 from __future__ import annotations
@@ -46,8 +46,10 @@ class _Unit:
         opening = []
         if frame:
             e.declare("ptr", "headrace_scratch", "i64")
-            opening = [f"  %frame = call ptr @headrace_scratch(i64 {frame})",
-                       f"  %callee_frame = getelementptr i8, ptr %frame, i64 {e.frame}"]  # fmt: skip
+            opening = [
+                f"  %frame = call ptr @headrace_scratch(i64 {frame})",
+                f"  %callee_frame = getelementptr i8, ptr %frame, i64 {e.frame}",
+            ]
         else:
             opening = ["  %callee_frame = getelementptr i8, ptr null, i64 0"]
         return _define(function.name, params, opening, e)

@@ -99,8 +99,8 @@ def _to_accumulator(e: Emitter, op: Op, register: str, source: Element, element:
 def dot(e: Emitter, op: Op) -> None:
     """D[.., m, n] = C[.., m, n] + sum over k, in order, of A[.., m, k] B[.., k, n].
 
-    Floats accumulate in f32 (f64 for f64) without contraction; ``inputPrecision`` never lowers this. Integers are
-    signed and wrap.
+    Floats accumulate in f32 (f64 for f64) without contraction; ``inputPrecision`` never lowers this. Integers
+    are signed and wrap.
     """
     left, right, start = op.operands
     element = _accumulator(op)
@@ -114,7 +114,8 @@ def matmul(e: Emitter, op: Op, a: Value, b: Value, c: Value) -> None:
     columns = shape_of(b.type)[-1]
     element = ttir.element_of(c.type)
     kind = register_type(element)
-    assert isinstance(element, ScalarType) and isinstance(c.type, TensorType)
+    assert isinstance(element, ScalarType)
+    assert isinstance(c.type, TensorType)
     multiply, add = ("fmul", "fadd") if element.is_float else ("mul", "add")
     with e.nest([*batch, rows, inner]) as index:
         *outer, m, k = index

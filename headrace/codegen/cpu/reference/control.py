@@ -92,7 +92,7 @@ class FunctionLowering:
         if op.name == "arith.mulsi_extended":
             raise ttir.unsupported(op, "the high half of a signed product")
 
-    # ---- values that cross control flow ----------------------------------------------------------------------------
+    # ---- values that cross control flow --------------------------------------------------------------------
     def assign(self, targets: Sequence[str], values: Sequence[Value]) -> None:
         """Copy values to places as if all at once: sources are read before any target is written."""
         e = self.e
@@ -174,7 +174,7 @@ class FunctionLowering:
         program = [f"i32 %{p}" for p in PROGRAM]
         self.e.line(f"call void {symbol}({', '.join([*addresses, 'ptr %callee_frame', *program])})")
 
-    # ---- terminators of function-level blocks ----------------------------------------------------------------------
+    # ---- terminators of function-level blocks --------------------------------------------------------------
     def finish(self, op: Op) -> None:
         e = self.e
         if op.name == "tt.return":

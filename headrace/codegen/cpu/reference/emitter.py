@@ -1,7 +1,7 @@
 """Writing LLVM IR in which every TTIR value, scalar or tensor, has a place in memory.
 
-Scalars live in stack slots (LLVM turns them into registers), tensors in row-major buffers cut from one frame of scratch
-memory. An ``i1`` takes a byte, an 8-bit float is kept as its code in an ``i8``.
+Scalars live in stack slots (LLVM turns them into registers), tensors in row-major buffers cut from one frame
+of scratch memory. An ``i1`` takes a byte, an 8-bit float is kept as its code in an ``i8``.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Emitter:
         self._count = 0
         self._places: dict[Value, str] = {}
 
-    # ---- text ----------------------------------------------------------------------------------------------------
+    # ---- text ----------------------------------------------------------------------------------------------
     def name(self, prefix: str = "t") -> str:
         self._count += 1
         return f"{prefix}{self._count}"
@@ -84,7 +84,7 @@ class Emitter:
         function = self.declare(result, name, *(kind for kind, _ in args))
         return self.let(f"call {result} {function}({', '.join(f'{kind} {reg}' for kind, reg in args)})")
 
-    # ---- places ----------------------------------------------------------------------------------------------------
+    # ---- places --------------------------------------------------------------------------------------------
     def place(self, value: Value) -> str:
         """Address of the value's storage, created at first use."""
         found = self._places.get(value)
@@ -144,7 +144,7 @@ class Emitter:
         else:
             self.store(element, self.load(element, source), target)
 
-    # ---- loops -----------------------------------------------------------------------------------------------------
+    # ---- loops ---------------------------------------------------------------------------------------------
     @contextmanager
     def loop(self, count: int) -> Iterator[str]:
         """``for i in range(count)``; yields the i64 register."""

@@ -8,8 +8,18 @@ from headrace.codegen.cpu.reference.emitter import Emitter, register_type
 from headrace.codegen.cpu.ttir import Element, Op, ScalarType, TensorType, Value
 
 _ORDER = {"relaxed": "monotonic", "acquire": "acquire", "release": "release", "acq_rel": "acq_rel"}
-_RMW = {"add": "add", "and": "and", "or": "or", "xor": "xor", "max": "max", "min": "min", "umax": "umax",
-        "umin": "umin", "exch": "xchg", "fadd": "fadd"}  # fmt: skip
+_RMW = {
+    "add": "add",
+    "and": "and",
+    "or": "or",
+    "xor": "xor",
+    "max": "max",
+    "min": "min",
+    "umax": "umax",
+    "umin": "umin",
+    "exch": "xchg",
+    "fadd": "fadd",
+}
 
 
 def _count(value: Value) -> int:
@@ -32,7 +42,8 @@ def load(e: Emitter, op: Op) -> None:
 
 def store(e: Emitter, op: Op) -> None:
     pointer, value, mask = op.segment(0), op.segment(1), op.segment(2)
-    assert pointer is not None and value is not None
+    assert pointer is not None
+    assert value is not None
     element = ttir.element_of(value.type)
     with e.loop(_count(pointer)) as i, e.when(e.read(mask, i) if mask is not None else "true"):
         e.store(element, e.read(value, i), e.read(pointer, i))
@@ -45,7 +56,8 @@ def _order(op: Op) -> str:
 def atomic_rmw(e: Emitter, op: Op) -> None:
     """The old value; a masked element gives zero."""
     pointer, value, mask = op.segment(0), op.segment(1), op.segment(2)
-    assert pointer is not None and value is not None
+    assert pointer is not None
+    assert value is not None
     element = ttir.element_of(op.result.type)
     kind = op.str_attr("rmw")
     if kind not in _RMW:

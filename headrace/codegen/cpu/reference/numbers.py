@@ -1,8 +1,8 @@
 """Conversions between number formats, each in its plainest form.
 
-Arithmetic on f16, bf16 and 8-bit floats is done in f32 and rounded once (to nearest, ties to even). Conversion to an
-8-bit float saturates to the largest finite value, as PTX ``cvt.satfinite`` does; NaN stays NaN. Conversion of a float
-to an integer saturates and takes NaN to 0.
+Arithmetic on f16, bf16 and 8-bit floats is done in f32 and rounded once (to nearest, ties to even).
+Conversion to an 8-bit float saturates to the largest finite value, as PTX ``cvt.satfinite`` does; NaN stays
+NaN. Conversion of a float to an integer saturates and takes NaN to 0.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Operations that map elements to elements: ``scalar(e, op, registers)`` gives the result register(s).
 
-Where LLVM leaves a result undefined or would trap, one is chosen: a division by zero gives 0 (remainder: the dividend),
-the most negative integer divided by -1 wraps, a shift by the width or more gives 0 (arithmetic: the sign).
+Where LLVM leaves a result undefined or would trap, one is chosen: a division by zero gives 0 (remainder: the
+dividend), the most negative integer divided by -1 wraps, a shift by the width or more gives 0 (arithmetic:
+the sign).
 """
 
 from __future__ import annotations
@@ -16,29 +17,69 @@ from headrace.codegen.cpu.ttir import Element, Op, PointerType, ScalarType
 Rule = Callable[[Emitter, Op, Sequence[str]], str]
 
 _INT = {
-    "arith.addi": "add", "arith.subi": "sub", "arith.muli": "mul",
-    "arith.andi": "and", "arith.ori": "or", "arith.xori": "xor",
-}  # fmt: skip
+    "arith.addi": "add",
+    "arith.subi": "sub",
+    "arith.muli": "mul",
+    "arith.andi": "and",
+    "arith.ori": "or",
+    "arith.xori": "xor",
+}
 _INT_INTRINSIC = {
-    "arith.maxsi": "smax", "arith.minsi": "smin", "arith.maxui": "umax", "arith.minui": "umin",
-}  # fmt: skip
+    "arith.maxsi": "smax",
+    "arith.minsi": "smin",
+    "arith.maxui": "umax",
+    "arith.minui": "umin",
+}
 _FLOAT = {
-    "arith.addf": "fadd", "arith.subf": "fsub", "arith.mulf": "fmul", "arith.divf": "fdiv", "arith.remf": "frem",
+    "arith.addf": "fadd",
+    "arith.subf": "fsub",
+    "arith.mulf": "fmul",
+    "arith.divf": "fdiv",
+    "arith.remf": "frem",
     "tt.precise_divf": "fdiv",
-}  # fmt: skip
+}
 _FLOAT_INTRINSIC = {
-    "arith.maxnumf": "maxnum", "arith.minnumf": "minnum", "arith.maximumf": "maximum", "arith.minimumf": "minimum",
-    "math.sqrt": "sqrt", "tt.precise_sqrt": "sqrt", "math.absf": "fabs", "math.floor": "floor", "math.ceil": "ceil",
-    "math.trunc": "trunc", "math.round": "round", "math.roundeven": "roundeven", "math.copysign": "copysign",
+    "arith.maxnumf": "maxnum",
+    "arith.minnumf": "minnum",
+    "arith.maximumf": "maximum",
+    "arith.minimumf": "minimum",
+    "math.sqrt": "sqrt",
+    "tt.precise_sqrt": "sqrt",
+    "math.absf": "fabs",
+    "math.floor": "floor",
+    "math.ceil": "ceil",
+    "math.trunc": "trunc",
+    "math.round": "round",
+    "math.roundeven": "roundeven",
+    "math.copysign": "copysign",
     "math.fma": "fma",
-}  # fmt: skip
+}
 _LIBM = {
-    "math.exp": "exp", "math.exp2": "exp2", "math.expm1": "expm1", "math.log": "log", "math.log2": "log2",
-    "math.log10": "log10", "math.log1p": "log1p", "math.sin": "sin", "math.cos": "cos", "math.tan": "tan",
-    "math.tanh": "tanh", "math.sinh": "sinh", "math.cosh": "cosh", "math.asin": "asin", "math.acos": "acos",
-    "math.atan": "atan", "math.atan2": "atan2", "math.asinh": "asinh", "math.acosh": "acosh", "math.atanh": "atanh",
-    "math.erf": "erf", "math.erfc": "erfc", "math.powf": "pow", "math.cbrt": "cbrt",
-}  # fmt: skip
+    "math.exp": "exp",
+    "math.exp2": "exp2",
+    "math.expm1": "expm1",
+    "math.log": "log",
+    "math.log2": "log2",
+    "math.log10": "log10",
+    "math.log1p": "log1p",
+    "math.sin": "sin",
+    "math.cos": "cos",
+    "math.tan": "tan",
+    "math.tanh": "tanh",
+    "math.sinh": "sinh",
+    "math.cosh": "cosh",
+    "math.asin": "asin",
+    "math.acos": "acos",
+    "math.atan": "atan",
+    "math.atan2": "atan2",
+    "math.asinh": "asinh",
+    "math.acosh": "acosh",
+    "math.atanh": "atanh",
+    "math.erf": "erf",
+    "math.erfc": "erfc",
+    "math.powf": "pow",
+    "math.cbrt": "cbrt",
+}
 
 
 def _element(op: Op, index: int = 0) -> Element:

@@ -1,6 +1,7 @@
 """``tt.dot_scaled``: block-scaled operands, decoded to f32 first.
 
-OCP MX formats: groups of 32 elements along K share one power of two, kept as an exponent byte with bias 127 (255: NaN).
+OCP MX formats: groups of 32 elements along K share one power of two, kept as an exponent byte with bias 127
+(255: NaN).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ def dot_scaled(e: Emitter, op: Op) -> None:
     sizes = op.attrs["operandSegmentSizes"]
     assert isinstance(sizes, tuple)
     left, right, start, left_scale, right_scale = (op.segment(k) for k in range(5))
-    assert left is not None and right is not None and start is not None
+    assert left is not None
+    assert right is not None
+    assert start is not None
     a = _decode(e, op, left, left_scale, op.str_attr("lhs"), "lhs_k_pack", contracted=-1)
     b = _decode(e, op, right, right_scale, op.str_attr("rhs"), "rhs_k_pack", contracted=-2)
     c = Value(-1, TensorType(shape_of(start.type), ttir.F32))

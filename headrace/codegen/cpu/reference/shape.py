@@ -106,7 +106,8 @@ def gather(e: Emitter, op: Op) -> None:
 def histogram(e: Emitter, op: Op) -> None:
     """Counts of 0 .. bins-1 among the unmasked elements; values outside are not counted."""
     source = op.operands[0]
-    assert isinstance(source.type, ttir.TensorType) and isinstance(op.result.type, ttir.TensorType)
+    assert isinstance(source.type, ttir.TensorType)
+    assert isinstance(op.result.type, ttir.TensorType)
     element, bins = ttir.element_of(source.type), op.result.type.numel
     counter = f"i{ttir.element_of(op.result.type).bits}"
     with e.loop(bins) as i:

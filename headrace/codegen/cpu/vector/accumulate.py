@@ -92,7 +92,7 @@ def accumulate(g: Context, combine: Combine, expr: Expr, axis: int, uses: Mappin
     width = min(g.machine.lanes, size)
     top = expr.resolved()
     if combine.op == "arith.addf" and combine.element == "float" and isinstance(top, Elementwise):
-        if top.op == "arith.mulf" and uses.get(id(top), 1) == 1:
+        if top.op == "arith.mulf" and uses.get(top.uid, 1) == 1:
             a, b = top.operands
             if g.machine.bf16_dot and size >= 32:
                 x, y = as_bf16(a), as_bf16(b)

@@ -128,7 +128,7 @@ def store_block(g: Context, combine: Combine, vector: str, block: Block, axis: i
         index = tuple(ix for d, ix in enumerate(block.rows[m * block.n]) if d != axis)
         if block.n > 1:
             part = vector
-            if block.m > 1:
+            if lanes_in != block.n:
                 part = g.shuffle(e, lanes_in, vector, "poison", range(m * block.n, (m + 1) * block.n))
             width = block.n
         else:

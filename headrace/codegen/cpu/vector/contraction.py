@@ -93,7 +93,7 @@ def lower(lowering: Lowering, op: Op, carried: list[Carried]) -> bool:
         """What is summed, within the body that has just been lowered."""
         exprs = []
         for item in sums:
-            operands = [lowering.get(v) for v in item.operation.operands]
+            operands = [lowering.get(v) for v in item.operation.operands[:2]]
             if item.operation.name == "tt.dot":
                 exprs.append(dot.product(s, operands[0], operands[1]))
             else:

@@ -167,7 +167,7 @@ def for_loop(lowering: Lowering, op: Op) -> None:
             raise VectorDeclined(f"a loop-carried tile of {expr.element} is not vectorised")
         first, second = (Buffer(g.alloca(expr.element, numel(expr.shape)), expr.shape, expr.element) for _ in "ab")
         pairs.append((first, second))
-        s.demand.setdefault(id(expr), lowering.limits(c.arg))
+        s.demand.setdefault(expr.uid, lowering.limits(c.arg))
         s.materialise(expr, into=first)
     inits = list(registers.inits)
     for first, second in pairs:
@@ -193,7 +193,7 @@ def for_loop(lowering: Lowering, op: Op) -> None:
                 expr = lowering.get(c.out).resolved()
                 if isinstance(expr, Buffer) and expr.pointer == then.pointer:
                     continue
-                s.demand.setdefault(id(expr), lowering.limits(c.out))
+                s.demand.setdefault(expr.uid, lowering.limits(c.out))
                 s.materialise(expr, into=then)
             outs = registers.next(args[:count])
             for now, then in nexts:

@@ -11,12 +11,15 @@ bounds that dimension answers with its ``other`` value. See :mod:`.masks`.
 
 from __future__ import annotations
 
+import copy
+import itertools
 from collections.abc import Sequence
 
 from headrace.codegen.cpu.vector.context import ZERO, Context, Index, const, vector_type
 
 Shape = tuple[int, ...]
 NONE = -1
+_NUMBERS = itertools.count()
 
 
 class Expr:
@@ -28,6 +31,14 @@ class Expr:
         self.varies = varies
         self.operands: tuple[Expr, ...] = tuple(operands)
         self.forward: Expr | None = None
+        self.uid = next(_NUMBERS)
+
+    def twin(self) -> Expr:
+        """The same computation as an expression of its own, which follows no ``forward``."""
+        other = copy.copy(self)
+        other.uid = next(_NUMBERS)
+        other.forward = None
+        return other
 
     def resolved(self) -> Expr:
         """The expression that stands for this one now (a buffer once it has been materialised)."""
@@ -44,7 +55,7 @@ class Expr:
         if out not in self.varies:
             out = NONE
         index = tuple(ix if d in self.varies else ZERO for d, ix in enumerate(index))
-        key = (id(self), index, dim, width, out, g.facts)
+        key = (self.uid, index, dim, width, out, g.facts)
         for frame in reversed(g.e.frames):
             found = frame.memo.get(key)
             if found is not None:

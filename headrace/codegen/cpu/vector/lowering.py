@@ -74,11 +74,11 @@ class Lowering:
             expr = Scalar(expr.scalar(self.g), expr.element)
         self.env[value] = expr
         self.s.keep.append(expr)
-        self.s.uses[id(expr)] = self.uses.get(value, 0)
+        self.s.uses[expr.uid] = self.uses.get(value, 0)
         if expr.shape and not isinstance(expr, Uniform | Range):
             bounds = self.demand.bounds(value)
             if bounds:
-                self.s.demand[id(expr)] = self.limits(value)
+                self.s.demand[expr.uid] = self.limits(value)
 
     def limits(self, value: Value) -> Limits:
         """Bounds up to which a value is needed, as far as they can be computed already."""
@@ -189,7 +189,7 @@ class Lowering:
             return
         if source.element == "i1":
             raise VectorDeclined("tt.reshape of masks is not vectorised")
-        self.s.demand.pop(id(source.resolved()), None)
+        self.s.demand.pop(source.resolved().uid, None)
         buffer = Buffer(self.g.alloca(source.element, _size(shape)), source.shape, source.element)
         self.s.materialise(source, into=buffer)
         self.put(op.result, buffer.view(shape))

@@ -119,7 +119,7 @@ def across(
     top = expr.resolved()
     product: tuple[Expr, ...] = ()
     if combine.op == "arith.addf" and e == "float" and isinstance(top, Elementwise) and top.op == "arith.mulf":
-        product = top.operands if s.uses.get(id(top), 1) == 1 else ()
+        product = top.operands if s.uses.get(top.uid, 1) == 1 else ()
     if init is not None and is_zero(init, g):
         init = None
     hi = upper(g, names, expr.shape[axis])

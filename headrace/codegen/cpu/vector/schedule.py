@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -116,9 +115,9 @@ def leaves(expr: Expr) -> list[Expr]:
 
     def visit(e: Expr) -> None:
         e = e.resolved()
-        if id(e) in seen:
+        if e.uid in seen:
             return
-        seen.add(id(e))
+        seen.add(e.uid)
         if isinstance(e, Load | Buffer):
             found.append(e)
         for o in e.operands:
@@ -132,9 +131,9 @@ def _access_cost(g: Context, expr: Expr, dim: int, seen: set[tuple[int, int]]) -
     expr = expr.resolved()
     if dim == NONE or dim not in expr.varies:
         return 0
-    if (id(expr), dim) in seen:
+    if (expr.uid, dim) in seen:
         return 0
-    seen.add((id(expr), dim))
+    seen.add((expr.uid, dim))
     if isinstance(expr, Load):
         return (0 if expr.pointers.contiguous(dim) else _STRIDED) + (
             _access_cost(g, expr.mask, dim, seen) if expr.mask is not None else 0
@@ -244,17 +243,17 @@ class Scheduler:
 
         def visit(e: Expr, direct: bool) -> None:
             e = e.resolved()
-            if id(e) in seen or not e.varies:
+            if e.uid in seen or not e.varies:
                 return
-            seen.add(id(e))
+            seen.add(e.uid)
             if isinstance(e, Elementwise) and e.element != "ptr":
                 heavy = self.cost(e) >= 8
                 if heavy and not direct:
                     first.append(e)
                     return
-                if heavy and e is not top and self.uses.get(id(e), 1) > 1 and e.shape == top.shape:
+                if heavy and e is not top and self.uses.get(e.uid, 1) > 1 and e.shape == top.shape:
                     fused.append(e)
-                elif heavy and e is top and self.uses.get(id(e), 1) > 1:
+                elif heavy and e is top and self.uses.get(e.uid, 1) > 1:
                     fused.append(e)
             for k, o in enumerate(e.operands):
                 stretched = isinstance(e, Broadcast) and o.shape != e.shape
@@ -283,7 +282,7 @@ class Scheduler:
         for e in fused:
             if e.element == "i1":
                 continue
-            source = copy.copy(e)
+            source = e.twin()
             self.keep.append(source)
             buffer = Buffer(self.g.alloca(e.element, numel(e.shape)), e.shape, e.element)
             self._forward(e, Tee(source, buffer))
@@ -310,7 +309,7 @@ class Scheduler:
         element = expr.element
         stored = "i8" if element == "i1" else element
         buffer = into or Buffer(g.alloca(stored, numel(expr.shape)), expr.shape, stored)
-        limits: Limits = dict(self.demand.get(id(expr), {}))
+        limits: Limits = dict(self.demand.get(expr.uid, {}))
         demanded = dict(limits)
         sourced = False
         for d in range(len(expr.shape)):
@@ -324,7 +323,7 @@ class Scheduler:
         self.untee(made, limits)
         result: Expr = buffer
         if into is None:
-            source = copy.copy(expr)
+            source = expr.twin()
             self.keep.append(source)
             kept = {d: n for d, n in limits.items() if d not in demanded} if sourced else {}
             buffer = Buffer(buffer.pointer, buffer.shape, stored, None, kept, source if kept else None)

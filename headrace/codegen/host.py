@@ -1,0 +1,118 @@
+"""The launcher of a kernel as Python text: straight-line code that checks, allocates, and calls.
+
+A call costs as much as the kernels it launches are small, so nothing here is looped over or looked up at run time: each
+variant of a kernel gets two functions, `call(inputs)` and `into(inputs, outputs)`. Operands that break the variant's
+assumptions go to `otherwise`, which makes them fit (see `kernel.py`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from headrace.codegen.plan import Buffer, Launch, Plan
+from headrace.ir.spec import Attention, Rows, Spec
+
+Call = Callable[[Sequence[Any]], Any]
+Into = Callable[[Sequence[Any], Sequence[Any]], None]
+
+
+def _strides(buffer: Buffer, transposed: bool) -> str:
+    """Stride expressions of an allocation; attention writes [B, I, H, D] seen as [B, H, I, D]."""
+    if transposed:
+        _, h, i, d = buffer.shape
+        return f"({i} * {int(h) * int(d)}, {d}, {int(h) * int(d)}, 1)"
+    return "(" + "".join(f"{' * '.join(buffer.shape[at + 1 :]) or '1'}, " for at in range(len(buffer.shape))) + ")"
+
+
+def _allocation(buffer: Buffer, *, cpu: bool, transposed: bool = False) -> str:
+    dtype = f"dtype_{buffer.dtype.value}"
+    device = "" if cpu else ", device=device"
+    if buffer.shape[0].startswith("*"):
+        return f"{buffer.name} = new({buffer.shape[0][1:]}, dtype={dtype}{device})"
+    shape = "(" + "".join(f"{part}, " for part in buffer.shape) + ")"
+    if cpu:
+        return f"{buffer.name} = empty({shape}, {_strides(buffer, transposed)}, {dtype})"
+    return f"{buffer.name} = empty({shape}, {_strides(buffer, transposed)}, dtype={dtype}, device=device)"
+
+
+def _conditions(plan: Plan) -> str:
+    checks = [f"{name}.is_contiguous()" for name in plan.contiguous]
+    checks += [f"{name}_strides[-1] == 1" for name in plan.inner]
+    checks += list(plan.exact)
+    names = [name.strip() for text, _ in plan.sizes for name in text.split(",")]
+    checks += [f"{name} > 0" for name in names if name in ("B", "M", "I", "J", "R", "N")]
+    return " and ".join(checks)
+
+
+def _launch(launch: Launch, at: int, *, direct: bool, pointers: frozenset[str]) -> str:
+    grid = ", ".join(launch.grid)
+    if direct:
+        hosts = [f"{p.host}.data_ptr()" if p.host in pointers else p.host for p in launch.params]
+        return f"launch_{at}({grid}, {', '.join(hosts)})"
+    hosts = [p.host for p in launch.params]
+    return (
+        f"launch_{at}[({grid})]({', '.join(hosts)}, num_warps={launch.num_warps}, num_stages={launch.num_stages})"
+    )
+
+
+def source(plan: Plan, spec: Spec, *, cpu: bool, direct: bool) -> str:
+    """The text of `call` and `into`.
+
+    Args:
+        cpu: outputs are allocated in main memory.
+        direct: launchers take addresses (the CPU engine's direct path); otherwise tensors (`@triton.jit`).
+    """
+    pointers = frozenset((*plan.operands, *(b.name for b in (*plan.outputs, *plan.workspace))))
+    transposed = isinstance(spec, Attention)
+    unpack = f"{', '.join(plan.operands)}, = inputs"
+    device = [] if cpu else [f"device = {plan.operands[0]}.device"]
+    sizes = [f"{name} = {value}" for name, value in plan.sizes]
+    workspace = [_allocation(b, cpu=cpu) for b in plan.workspace]
+    outputs = [_allocation(b, cpu=cpu, transposed=transposed) for b in plan.outputs]
+    strides = ["o_strides = o.stride()"] if transposed else []
+    launches = [_launch(launch, at, direct=direct, pointers=pointers) for at, launch in enumerate(plan.launches)]
+    names = ", ".join(b.name for b in plan.outputs)
+    conditions = _conditions(plan) or "True"
+    written = "" if transposed else " and ".join(f"{b.name}.is_contiguous()" for b in plan.outputs)
+    written = "o_strides[-1] == 1" if transposed else written
+    call = [
+        "def call(inputs):", unpack, *sizes,
+        f"if not ({conditions}):", "    return otherwise(inputs, None)",
+        *device, *outputs, *strides, *workspace, *launches, f"return {names}",
+    ]  # fmt: skip
+    into = [
+        "def into(inputs, outputs):", unpack, f"{names}, = outputs", *sizes, *strides,
+        f"if not ({conditions} and {written}):", "    otherwise(inputs, outputs)", "    return",
+        *device, *workspace, *launches,
+    ]  # fmt: skip
+    return "\n".join([call[0], *(f"    {line}" for line in call[1:]), "", "", into[0], *(f"    {x}" for x in into[1:]), ""])
+
+
+def bind(plan: Plan, spec: Spec, launchers: Sequence[Any], otherwise: Callable[..., Any], *,
+         cpu: bool, direct: bool) -> tuple[Call, Into]:  # fmt: skip
+    """The two functions, bound to compiled kernels."""
+    import torch
+
+    text = source(plan, spec, cpu=cpu, direct=direct)
+    scope: dict[str, Any] = {f"launch_{at}": launcher for at, launcher in enumerate(launchers)}
+    scope |= {f"dtype_{b.dtype.value}": b.dtype.to_torch() for b in (*plan.outputs, *plan.workspace)}
+    scope |= {"otherwise": otherwise, "new": torch.empty, "empty": torch.empty_strided}
+    if cpu:
+        scope["empty"] = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
+    if isinstance(spec, Rows):
+        scope |= {"rows_of": _rows_of, "row_stride": _row_stride}
+    exec(compile(text, f"<launcher of {plan.template}>", "exec"), scope)
+    return scope["call"], scope["into"]
+
+
+def _rows_of(shape: Sequence[int]) -> int:
+    rows = 1
+    for extent in shape[:-1]:
+        rows *= extent
+    return rows
+
+
+def _row_stride(tensor: Any, n: int) -> int:
+    """Elements from one row to the next: of a contiguous tensor, or of a matrix."""
+    return n if tensor.is_contiguous() else int(tensor.stride(0))

@@ -1,0 +1,217 @@
+"""Where Schedules come from: settings open the database, passes rank, codegen builds."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from headrace import upstream
+from headrace.compiler.devices import device_of, host_device
+from headrace.compiler.notices import warn_once
+from headrace.compiler.options import Options
+from headrace.compiler.runtime import RUNTIME, Choice, Kernel, Resolver
+from headrace.configuration import current
+from headrace.errors import HeadraceError, UnknownOption
+from headrace.ir.device import Backend, Device
+from headrace.ir.evidence import Answer, Evidence, NoEvidence, Rung
+from headrace.ir.schedule import LIBRARY, Schedule
+from headrace.ir.spec import Spec
+
+if TYPE_CHECKING:
+    from headrace.autotune.db.store import Store
+    from headrace.passes.pipeline import Pipeline
+
+__all__ = ["default_options", "default_pipeline", "default_resolver", "host_device", "open_store", "use", "why_delegate"]
+
+log = logging.getLogger(__name__)
+_lock = threading.Lock()
+
+
+def default_options() -> Options:
+    """Options as the settings say; a call's own options go on top.
+
+    Raises:
+        SettingsError: a setting has an impossible value.
+    """
+    found = current().settings
+    return Options(
+        strict=found.strict,
+        tuning=found.tuning,
+        budget=found.budget,
+        database=None if found.database is None else str(found.database),
+        claim=found.claim,
+        target=found.target,
+        dump=None if found.dump is None else str(found.dump),
+    )
+
+
+def default_pipeline(options: Options) -> Pipeline:
+    """The passes of the package, with the claims that the options allow."""
+    from headrace.passes.claim import Policy
+    from headrace.passes.pipeline import Pipeline
+
+    return Pipeline.default(Policy.of(options.claim, engine_backend()))
+
+
+def engine_backend() -> Backend:
+    """The engine that kernels of this process run on: the GPU's where torch sees one, else the CPU's."""
+    if not torch.cuda.is_available():
+        return Backend.CPU
+    return Backend.CUDA if torch.version.hip is None else Backend.ROCM
+
+
+def why_delegate(options: Options, example_inputs: Sequence[Any]) -> str | None:
+    """Why a graph goes to Inductor untouched, or None. A missing part of headrace is warned about once."""
+    if options.claim == "none":
+        return "option claim=none"
+    complaint = upstream.window_complaint(torch.__version__)
+    if complaint is not None and upstream.version_of(torch.__version__) < upstream.OLDEST_TORCH:
+        warn_once("torch-window", f"{complaint}: plain Inductor compiles")
+        return complaint
+    kinds = {value.device.type for value in example_inputs if isinstance(value, torch.Tensor)}
+    if kinds - {"cpu", "cuda"}:
+        return f"no kernels for device {', '.join(sorted(kinds - {'cpu', 'cuda'}))}"
+    if options.target == "library":
+        return None
+    return _engine_missing() if "cuda" not in kinds else None
+
+
+@functools.lru_cache(maxsize=1)
+def _engine_missing() -> str | None:
+    """Why no Triton kernel can run on the CPU here, or None."""
+    from headrace.codegen.cpu.backend.driver import why_inactive
+
+    reason = why_inactive()
+    if reason is None or reason.endswith("device is present"):
+        return None
+    if reason == "HEADRACE_CPU_ENGINE=off":
+        return reason
+    warn_once("cpu-engine", f"headrace's CPU engine is inactive ({reason}): plain Inductor compiles")
+    return f"the CPU engine is inactive: {reason}"
+
+
+def default_resolver() -> Resolver:
+    """The resolver that the settings describe."""
+    return make_resolver(default_options())
+
+
+_in_use: list[Options] = []
+
+
+def in_use() -> Options:
+    """What Schedules are found by at present: the options of the latest compilation, else the settings."""
+    return _in_use[0] if _in_use else default_options()
+
+
+def use(options: Options) -> None:
+    """Resolve as these options say from now on; nothing is forgotten where they say what was said before."""
+    wanted = _resolving(options)
+    with _lock:
+        if _in_use == [wanted]:
+            return
+        _in_use[:] = [wanted]
+    RUNTIME.use(make_resolver(options))
+
+
+def _resolving(options: Options) -> Options:
+    """The part of options that decides how Schedules are found."""
+    return Options(
+        strict=options.strict, tuning=options.tuning, budget=options.budget, database=options.database,
+        target=options.target,
+    )  # fmt: skip
+
+
+def make_resolver(options: Options) -> Resolver:
+    """A resolver over the database that the options name.
+
+    Raises:
+        HeadraceError: a database that was named explicitly cannot be used.
+    """
+    chooser = Chooser(options)
+    return Resolver(chooser, build, device_of, strict=options.strict)
+
+
+def build(spec: Spec, schedule: Schedule, device: Device) -> Kernel:
+    """The kernel of a Spec under a Schedule."""
+    from headrace.codegen.kernel import instantiate
+
+    return instantiate(spec, schedule, device)
+
+
+class Chooser:
+    """Picks a Schedule: the database's answer where there is one, else the cost model's first choice."""
+
+    def __init__(self, options: Options) -> None:
+        self._options = options
+        self._spent = 0.0
+        self._store: Store | None = None if options.tuning == "off" else open_store(options.database)
+        self._evidence: Evidence = NoEvidence() if self._store is None else _evidence(self._store)
+
+    def __call__(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> Choice:
+        if self._options.target == "library":
+            return Choice(LIBRARY, Rung.DEFAULT, "option target=library")
+        answer = self._evidence.best(spec, sizes, device)
+        if self._options.tuning == "tune" and (answer is None or answer.rung > Rung.EXACT):
+            answer = self._tune(spec, sizes, device) or answer
+        if answer is not None and answer.rung < Rung.MODEL:
+            reason = f"database, {answer.rung.name.lower().replace('_', ' ')}"
+            return Choice(answer.schedule, answer.rung, reason, answer.seconds, answer.rows)
+        from headrace.passes.choose import rank
+
+        best = rank(spec, sizes, device, self._evidence)[0]
+        return Choice(best.schedule, best.rung, best.reason, best.seconds)
+
+    def _tune(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> Answer | None:
+        left = self._options.budget - self._spent
+        if left <= 0 or self._store is None:
+            return None
+        from headrace.autotune.tune import tune
+
+        started = time.perf_counter()
+        try:
+            tune(spec, [sizes], device, self._store, budget_seconds=left)
+        except Exception as error:
+            warn_once(f"tune:{error}", f"headrace could not tune ({type(error).__name__}: {error})", error)
+        self._spent += time.perf_counter() - started
+        return self._evidence.best(spec, sizes, device)
+
+
+def _evidence(store: Store) -> Evidence:
+    from headrace.autotune.evidence import DatabaseEvidence
+
+    return DatabaseEvidence(store)
+
+
+def open_store(path: str | None) -> Store | None:
+    """The database at a path, or the one that the settings name, or the user's own; None where none opens.
+
+    A default database that cannot be used costs a warning. One that was named in the call must be usable.
+
+    Raises:
+        UnknownOption: the folder of a database that was named does not exist.
+        DatabaseRefused: the file that was named is not a headrace database.
+    """
+    from headrace.autotune.db.store import Store
+
+    if path is not None:
+        if not Path(path).expanduser().parent.is_dir():
+            raise UnknownOption(f"database {path}: the folder does not exist")
+        return Store.open(Path(path).expanduser(), warn=_warn_database)
+    try:
+        return Store.open(current().database_path, warn=_warn_database)
+    except (HeadraceError, OSError) as error:
+        _warn_database(f"the database cannot be used, heuristics choose ({error})")
+        return None
+
+
+def _warn_database(message: str) -> None:
+    warn_once(f"database:{message}", f"headrace: {message}")
+
+

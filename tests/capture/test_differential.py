@@ -1,0 +1,178 @@
+"""capture(graph), evaluated in float64, equals the eager function in float64: operators and small modules."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from graphs import joint_graph, traced
+
+from headrace.compiler.capture import capture, externs
+from headrace.ir.evaluate import evaluate
+from headrace.ir.ops import Extern
+from headrace.ir.text import parse_graph, print_graph
+from headrace.ir.verify import verify
+
+Case = tuple[Callable[..., object], tuple[torch.Tensor, ...]]
+
+
+def data(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed + sum(shape)))
+
+
+X = data(3, 5, 8)
+Y = data(3, 5, 8, seed=1)
+B = X > 0
+I = torch.tensor([[1, 0, 2], [4, 4, 3]])
+Q, K, V = data(2, 4, 6, 8), data(2, 4, 7, 8, seed=1), data(2, 4, 7, 8, seed=2)
+K2, V2 = data(2, 2, 7, 8, seed=3), data(2, 2, 7, 8, seed=4)
+BOOL_MASK = torch.rand(6, 7, generator=torch.Generator().manual_seed(1)) > 0.4
+HIDDEN_ROW = BOOL_MASK.clone()
+HIDDEN_ROW[2] = False
+FLOAT_MASK = data(2, 1, 6, 7, seed=5)
+sdpa = F.scaled_dot_product_attention
+
+FUNCTIONS: dict[str, Case] = {
+    # views
+    "view_merge": (lambda x: x.reshape(15, 8), (X,)),
+    "view_split": (lambda x: x.view(3, 5, 2, 4), (X,)),
+    "view_mixed": (lambda x: x.reshape(5, 4, 6), (X,)),
+    "permute": (lambda x: x.permute(2, 0, 1), (X,)),
+    "transpose_view": (lambda x: x.transpose(0, 1).reshape(5, 24), (X,)),
+    "head_repeat": (lambda x: x[:, :, None].expand(3, 5, 3, 8).reshape(3, 15, 8), (X,)),
+    "slice_step": (lambda x: x[:, 1:5:2], (X,)),
+    "slice_negative": (lambda x: x[..., -3:-1], (X,)),
+    "slice_past_end": (lambda x: x[:, 3:100], (X,)),
+    "slice_before_start": (lambda x: x[:, -100:2], (X,)),
+    "select": (lambda x: x[:, -2], (X,)),
+    "flip": (lambda x: x.flip(0, 2), (X,)),
+    "repeat": (lambda x: x.repeat(2, 1, 3), (X,)),
+    "squeeze": (lambda x: x[:, :1].squeeze(1) + x.unsqueeze(1).unsqueeze(0).squeeze(), (data(3, 3),)),
+    "diagonal": (lambda x: x.diagonal(1, 1, 2), (X,)),
+    "chunk": (lambda x: (x.chunk(2, -1)[1], x.split([2, 3], 1)[1], x.unbind(0)[2]), (X,)),
+    "clone_contiguous": (lambda x: x.transpose(0, 2).contiguous().view(8, 15), (X,)),
+    "empty_view": (lambda x: x[:, :0].reshape(0, 24), (X,)),
+    # pointwise
+    "arithmetic": (lambda x, y: (x + y * 2 - 3) / (y.abs() + 1), (X, Y)),
+    "add_alpha": (lambda x, y: torch.add(x, y, alpha=2) + torch.sub(x, y, alpha=3), (X, Y)),
+    "rsub": (lambda x: 1 - x, (X,)),
+    "broadcast": (lambda x, y: x + y[:1, :, None, 0], (X, Y)),
+    "pow": (lambda x: x.pow(2) + x.pow(3) + (x.abs() + 1).pow(-0.5) + 2**x, (X,)),
+    "exp_log": (lambda x: x.exp() + (x.abs() + 1).log() + x.expm1() + x.abs().log1p() + x.exp2() + (x * x + 1).log2(), (X,)),
+    "roots": (lambda x: (x.abs() + 1).sqrt() + (x.abs() + 1).rsqrt() + (x.abs() + 1).reciprocal() + x.square(), (X,)),
+    "trigonometry": (lambda x: x.sin() + x.cos() + x.tanh() + x.erf() + x.sigmoid(), (X,)),
+    "rounding": (lambda x: x.floor() + x.ceil() * 2 + x.trunc() * 4, (X,)),
+    "silu": (F.silu, (X,)),
+    "gelu": (F.gelu, (X,)),
+    "gelu_tanh": (lambda x: F.gelu(x, approximate="tanh"), (X,)),
+    "relu_family": (lambda x: F.relu(x) + F.relu6(x * 4) + F.leaky_relu(x, 0.2) + F.elu(x, 1.5), (X,)),
+    "hard_family": (lambda x: F.hardswish(x * 3) + F.hardsigmoid(x * 3) + F.hardtanh(x, -0.5, 0.7), (X,)),
+    "soft_family": (lambda x: F.softplus(x, 2.0) + F.mish(x) + F.logsigmoid(x) + F.softsign(x), (X,)),
+    "clamp": (lambda x: x.clamp(-0.5, 0.5) + x.clamp(min=0.1) + x.clamp_max(0.3), (X,)),
+    "addcmul": (lambda x, y: torch.addcmul(x, x, y, value=0.5) + torch.addcdiv(x, x, y.abs() + 1, value=2), (X, Y)),
+    "lerp": (lambda x, y: torch.lerp(x, y, 0.3) + torch.lerp(x, y, x), (X, Y)),
+    "extremes": (lambda x, y: torch.maximum(x, y) - torch.minimum(x, y), (X, Y)),
+    "where": (lambda x, y: torch.where(x > y, x, y) + torch.where(x > 0, x, 0.5), (X, Y)),
+    "masked_fill": (lambda x, b: x.masked_fill(b, float("-inf")).masked_fill(~b, 2.0), (X, B)),
+    "comparisons": (lambda x, y: (x < y) & (x <= 0.5) | (x >= 1) ^ (x != y), (X, Y)),
+    "logical": (lambda x, y: torch.logical_and(x, y) | torch.logical_not(x) | torch.logical_xor(x, y), (I, I.flip(0))),
+    "integers": (lambda i: (i // 2 + i % 3, i / 2, torch.div(i, 3, rounding_mode="floor"), -i), (I,)),
+    "floor_division": (lambda x: x // 0.3 + torch.remainder(x, 0.7), (X,)),
+    "nan_and_infinity": (lambda x: torch.isnan(x) | torch.isinf(x / 0), (X,)),
+    "casts": (lambda x: (x.to(torch.int32), x.to(torch.bool), x.int().float() * 0.5), (X * 3,)),
+    "tril_triu": (lambda x: x.tril() + x.triu(1) * 2, (X,)),
+    # constants
+    "arange": (lambda x: x + torch.arange(8) + torch.arange(2, 18, 2), (X,)),
+    "full": (lambda x: x * torch.full((5, 1), 0.3) + torch.zeros(8) + torch.ones_like(x), (X,)),
+    # reductions
+    "sum": (lambda x: (x.sum(), x.sum(1), x.sum((0, 2), keepdim=True), x.sum(-1, keepdim=True)), (X,)),
+    "sum_of_bool": (lambda b: b.sum(-1), (B,)),
+    "mean": (lambda x: (x.mean(), x.mean(1), x.mean((0, -1), True)), (X,)),
+    "extrema": (lambda x: (x.amax(1), x.amin((0, 2), keepdim=True), x.max(), x.min()), (X,)),
+    "products": (lambda x: (x.prod(), x.prod(1, keepdim=True)), (X,)),
+    "any_all": (lambda b: (b.any(), b.any(1), b.all(-1, keepdim=True), b.all()), (B,)),
+    "argmax": (lambda x: (x.argmax(-1), x.argmin(1, keepdim=True), x.argmax()), (X,)),
+    "variance": (lambda x: (x.var(-1), x.std((0, 1), correction=0), *torch.var_mean(x, 1, keepdim=True)), (X,)),
+    "scan": (lambda x: x.cumsum(1) + x.cumprod(-1), (X,)),
+    "logsumexp": (lambda x: x.logsumexp(-1), (X,)),
+    # normalizers
+    "softmax": (lambda x: x.softmax(-1) + x.softmax(1), (X,)),
+    "log_softmax": (lambda x: x.log_softmax(-1), (X,)),
+    "softmax_by_hand": (lambda x: (x - x.amax(-1, True)).exp() / (x - x.amax(-1, True)).exp().sum(-1, True), (X,)),
+    "safe_softmax": (lambda x: torch.ops.aten._safe_softmax(x, -1), (torch.full((3, 4), -torch.inf),)),
+    "masked_softmax": (lambda x, b: x.masked_fill(b, float("-inf")).softmax(-1), (X, B)),
+    "layer_norm": (lambda x, w, b: F.layer_norm(x, (8,), w, b, 1e-5), (X, data(8), data(8, seed=1))),
+    "layer_norm_2d_plain": (lambda x: F.layer_norm(x, (5, 8)), (X,)),
+    "rms_norm": (lambda x, w: F.rms_norm(x, (8,), w, 1e-5), (X, data(8))),
+    "rms_norm_by_hand": (lambda x, w: x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6) * w, (X, data(8))),
+    # products
+    "mm": (lambda x, y: x[0] @ y[0].t(), (X, Y)),
+    "bmm": (lambda x, y: torch.bmm(x, y.transpose(1, 2)), (X, Y)),
+    "matmul_broadcast": (lambda x, y: x[:, None] @ y[0].T, (X, Y)),
+    "matmul_vectors": (lambda x, y: (x @ y[0, 0], x[0, 0] @ y.mT, x[0, 0] @ y[0, 0]), (X, Y)),
+    "addmm": (lambda c, x, y: torch.addmm(c, x, y, beta=0.5, alpha=2), (data(8), data(3, 5), data(5, 8))),
+    "baddbmm": (lambda x, y: torch.baddbmm(x[:, :, :5], x, y.mT), (X, Y)),
+    "linear": (lambda x, w, b: F.linear(x, w, b), (X, data(6, 8), data(6))),
+    "linear_plain": (lambda x, w: F.linear(x, w), (X, data(6, 8))),
+    "einsum": (lambda x, y: torch.einsum("abc,adc->abd", x, y), (X, Y)),
+    # attention
+    "sdpa": (sdpa, (Q, K, V)),
+    "sdpa_causal": (lambda q, k, v: sdpa(q, k, v, is_causal=True), (Q, K, V)),
+    "sdpa_bool_mask": (lambda q, k, v, m: sdpa(q, k, v, attn_mask=m), (Q, K, V, BOOL_MASK)),
+    "sdpa_hidden_row": (lambda q, k, v, m: sdpa(q, k, v, attn_mask=m), (Q, K, V, HIDDEN_ROW)),
+    "sdpa_float_mask": (lambda q, k, v, m: sdpa(q, k, v, attn_mask=m, scale=0.3), (Q, K, V, FLOAT_MASK)),
+    "sdpa_gqa": (lambda q, k, v: sdpa(q, k, v, is_causal=True, enable_gqa=True), (Q, K2, V2)),
+    "sdpa_mqa": (lambda q, k, v: sdpa(q, k[:, :1], v[:, :1], enable_gqa=True), (Q, K2, V2)),
+    "sdpa_three_dimensions": (lambda q, k, v: sdpa(q[0], k[0], v[0]), (Q, K, V)),
+    "sdpa_wide_values": (lambda q, k, v: sdpa(q, k, torch.cat([v, v], -1)), (Q, K, V)),
+    # indexing
+    "embedding": (lambda w, i: F.embedding(i, w), (data(5, 8), I)),
+    "index_select": (lambda x, i: x.index_select(1, i[0]), (X, I)),
+    "index_one_axis": (lambda x, i: x[:, i], (X, I)),
+    "index_negative": (lambda x, i: x[:, i - 5], (X, I)),
+    "index_put": (lambda x, y, i: torch.ops.aten.index_put(x, [None, i], y[:, :3]), (X, Y, I[0])),
+    "index_put_accumulate": (lambda x, y, i: torch.ops.aten.index_put(x, [None, i], y[:, :3], True), (X, Y, I[1])),
+    "index_copy": (lambda x, y, i: x.index_copy(2, i[0], y[:, :, :3]), (X, Y, I)),
+    "index_add": (lambda x, y, i: x.index_add(1, i[1], y[:, :3]), (X, Y, I)),
+    # kept as they are
+    "extern_cat": (lambda x, y: torch.cat([x, y], 1) * 2, (X, Y)),
+    "extern_topk": (lambda x: x.topk(2, -1)[0] + 1, (X,)),
+    "extern_two_axis_index": (lambda x, i: x[i[0], i[0]] + 1, (X[:, :3].repeat(2, 2, 1), I)),
+}
+
+
+def double(x: torch.Tensor) -> torch.Tensor:
+    return x.double() if x.is_floating_point() else x
+
+
+def flat(value: object) -> list[torch.Tensor]:
+    return [value] if isinstance(value, torch.Tensor) else [leaf for part in value for leaf in flat(part)]  # type: ignore[attr-defined]
+
+
+def check(fn: Callable[..., object], args: tuple[torch.Tensor, ...], graph: torch.fx.GraphModule) -> None:
+    """Evaluate the captured graph and compare with the function itself, both in float64."""
+    captured = capture(graph)
+    verify(captured.graph)
+    text = print_graph(captured.graph)
+    assert print_graph(parse_graph(text)) == text
+    names = [node.name for node in graph.graph.nodes if node.op == "placeholder"]
+    assert len(names) == len(args)
+    found = evaluate(captured.graph, dict(zip(names, args, strict=True)), externs(graph))
+    expected = flat(fn(*map(double, args)))
+    assert len(found) == len(expected)
+    for value, wanted in zip(found, expected, strict=True):
+        assert value.shape == wanted.shape
+        if wanted.is_floating_point():
+            torch.testing.assert_close(value, wanted, rtol=1e-10, atol=1e-10, equal_nan=True, check_dtype=False)
+        else:
+            assert torch.equal(value, wanted)
+
+
+@pytest.mark.parametrize("decomposed", [False, True], ids=["library", "decomposed"])
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function_means_what_eager_means(name: str, decomposed: bool) -> None:
+    fn, args = FUNCTIONS[name]
+    check(fn, args, traced(fn, args, decomposed=decomposed))

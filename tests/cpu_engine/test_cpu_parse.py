@@ -1,0 +1,195 @@
+"""The parser, against stored TTIR and against what the installed Triton prints today.
+
+To renew the goldens after a change of Triton: ``python test_cpu_parse.py``, then read the difference.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+from cpu_cases import BY_NAME, Case
+
+from headrace.codegen.cpu import pipeline, ttir
+from headrace.codegen.cpu.backend import compiler, options
+from headrace.codegen.cpu.direct import gpu_target
+from headrace.codegen.cpu.parse import parse
+from headrace.codegen.cpu.parse_text import parse_type
+from headrace.errors import UnsupportedTtir
+
+GOLDENS = pathlib.Path(__file__).parent / "goldens"
+NAMES = [
+    "int_math",
+    "flash_f16_causal",
+    "reductions",
+    "linear_recurrence",
+    "atomics",
+    "exchange",
+    "shuffles",
+    "branches_and_early_return",
+    "while_loop",
+    "fibonacci",
+    "calls",
+    "nan_rules",
+    "booleans",
+    "int8_dot",
+]
+
+
+def compiled(case: Case):
+    """Triton's module for a case, after the engine's TTIR stage."""
+    from triton._C.libtriton import ir
+    from triton.compiler import ASTSource
+
+    signature = {n: case.signature().get(n, "constexpr") for n in case.kernel.arg_names}
+    backend = compiler.CpuBackend(gpu_target())
+    context = ir.context()
+    ir.load_dialects(context)
+    parsed = options.parse({}, backend.arch)
+    module = ASTSource(case.kernel, signature, case.meta).make_ir(
+        backend.target, parsed, backend.get_codegen_implementation(parsed), backend.get_module_map(), context
+    )
+    module.context = context
+    return pipeline.make_ttir(module, {})
+
+
+def dump(module: ttir.Module) -> str:
+    """Every field of every operation, one a line; values are numbered as they appear."""
+    lines: list[str] = []
+    numbers: dict[ttir.Value, int] = {}
+    blocks: dict[ttir.Block, int] = {}
+
+    def name(value: ttir.Value) -> str:
+        return f"%{numbers.setdefault(value, len(numbers))}:{value.type}"
+
+    def block(b: ttir.Block, indent: int) -> None:
+        label = blocks.setdefault(b, len(blocks))
+        lines.append(f"{' ' * indent}block {label}({', '.join(map(name, b.args))})")
+        for op in b.ops:
+            attrs = "".join(f" {k}={v!r}" for k, v in sorted(op.attrs.items()))
+            goes = "".join(
+                f" -> {blocks.setdefault(s.block, len(blocks))}({', '.join(map(name, s.operands))})"
+                for s in op.successors
+            )
+            results = ", ".join(map(name, op.results))
+            lines.append(
+                f"{' ' * indent}  [{results}] = {op.name}({', '.join(map(name, op.operands))}){attrs}{goes}"
+            )
+            for region in op.regions:
+                block(region, indent + 4)
+
+    for f in module.functions:
+        lines.append(
+            f"func {f.name} public={f.public} results={[str(t) for t in f.result_types]} attrs={f.arg_attrs}"
+        )
+        for b in f.blocks:
+            block(b, 2)
+    return "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_stored_text_parses_to_the_stored_structure(name: str) -> None:
+    module = parse((GOLDENS / f"{name}.ttir").read_text())
+    assert dump(module) == (GOLDENS / f"{name}.txt").read_text()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_installed_triton_prints_what_is_stored(name: str) -> None:
+    module = compiled(BY_NAME[name])
+    expected = (GOLDENS / f"{name}.txt").read_text()
+    assert dump(parse(module.str_nodebug())) == expected
+    assert dump(parse(str(module))) == expected
+
+
+def test_locations_name_the_kernel_line_through_inlined_functions() -> None:
+    case = BY_NAME["softmax"]
+    module = parse(str(compiled(case)))
+    (maximum,) = [op for op in ttir.walk(module) if op.name == "arith.maxnumf"]
+    assert maximum.loc is not None
+    assert maximum.loc.file.endswith("standard.py")
+    source = pathlib.Path(maximum.loc.kernel.file).read_text().splitlines()
+    assert "tl.max(v, 0)" in source[maximum.loc.kernel.line - 1]
+
+
+@pytest.mark.parametrize(
+    ("literal", "type_", "value"),
+    [
+        ("true", None, True),
+        ("-7", "i32", -7),
+        ("dense<-1>", "tensor<4xi8>", -1),
+        ("dense<[1, 2, -3]>", "tensor<3xi32>", (1, 2, -3)),
+        ("0xFF800000", "f32", float("-inf")),
+        ("0x7C00", "f16", float("inf")),
+        ("0xFF80", "bf16", float("-inf")),
+        ("1.000000e+00", "f64", 1.0),
+        ("dense<4.6566126E-10>", "tensor<2xf32>", 4.6566126e-10),
+        ("dense<true>", "tensor<2xi1>", True),
+    ],
+)
+def test_constants(literal: str, type_: str | None, value: object) -> None:
+    tail = f" : {type_}" if type_ else ""
+    module = parse(
+        f"module {{\n tt.func public @f() {{\n %c = arith.constant {literal}{tail}\n tt.return\n }}\n}}"
+    )
+    assert module.kernel.body.ops[0].attrs["value"] == value
+
+
+def test_optional_operands_are_unambiguous() -> None:
+    text = """module { tt.func public @f(%p: !tt.ptr<f32>, %m: i1, %o: f32) {
+      %a = tt.load %p : !tt.ptr<f32>
+      %b = tt.load %p, %m : !tt.ptr<f32>
+      %c = tt.load %p, %m, %o {isVolatile = true} : !tt.ptr<f32>
+      tt.store %p, %a, %m {cachePolicy = #tt.cache_policy<cache_modifier = cs>} : !tt.ptr<f32>
+      tt.return } }"""
+    ops = parse(text).kernel.body.ops
+    assert [[op.segment(i) is not None for i in range(3)] for op in ops[:3]] == [
+        [True, False, False],
+        [True, True, False],
+        [True, True, True],
+    ]
+    assert ops[2].attrs["isVolatile"] is True
+    assert ops[3].segment(2) is ops[1].operands[1]
+    assert ops[3].attrs["cachePolicy"] == {"cache_modifier": "cs"}
+
+
+def test_scaled_dot_and_pointer_to_pointer() -> None:
+    text = """module { tt.func public @f(%a: tensor<16x32xi8>, %s: tensor<16x1xi8>, %b: tensor<32x16xi8>,
+                                          %c: tensor<16x16xf32>, %q: !tt.ptr<!tt.ptr<f16>>) {
+      %d = tt.dot_scaled %a scale %s, %b, %c lhs = e4m3 rhs = e5m2 {fastMath = false} : tensor<16x32xi8>, tensor<16x1xi8> * tensor<32x16xi8> -> tensor<16x16xf32>
+      %e = tt.load %q : !tt.ptr<!tt.ptr<f16>>
+      tt.return } }"""  # noqa: E501
+    dot, load = parse(text).kernel.body.ops[:2]
+    assert dot.attrs["operandSegmentSizes"] == (1, 1, 1, 1, 0)
+    assert (dot.attrs["lhs"], dot.attrs["rhs"]) == ("e4m3", "e5m2")
+    assert str(load.result.type) == "ptr<f16>"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("%x = made.up %a : i32", r"made\.up at TTIR line 2"),
+        ("%x = arith.addi %a, %nope : i32", r"arith\.addi at TTIR line 2: %nope is used before"),
+        ("%x = arith.addi %a, %a : vector<4xi32>", r"arith\.addi at TTIR line 2: type"),
+        ("%x:2 = arith.addi %a, %a : i32", r"2 results are named but 1"),
+        ("?? !!", r"line 2"),
+    ],
+)
+def test_what_is_not_understood_is_named_with_its_line(text: str, message: str) -> None:
+    with pytest.raises(UnsupportedTtir, match=message):
+        parse(f"module {{ tt.func public @f(%a: i32) {{\n{text}\n tt.return }} }}")
+
+
+@pytest.mark.parametrize(
+    "text", ["tensor<4x!foo>", "i", "tensor<2xtensor<2xi32>>", "!tt.ptr<tensor<2xi32>>", "loc"]
+)
+def test_other_types_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"\S"):
+        parse_type(text)
+
+
+if __name__ == "__main__":
+    GOLDENS.mkdir(exist_ok=True)
+    for golden in NAMES:
+        printed = compiled(BY_NAME[golden]).str_nodebug()
+        (GOLDENS / f"{golden}.ttir").write_text(printed)
+        (GOLDENS / f"{golden}.txt").write_text(dump(parse(printed)))

@@ -1,0 +1,443 @@
+"""Kernels that the vector generator is tested with."""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def unary(x_ptr, y_ptr, n, OP: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + i, mask=i < n, other=1.0).to(tl.float32)
+    if OP == "exp":
+        y = tl.exp(x)
+    elif OP == "exp2":
+        y = tl.exp2(x)
+    elif OP == "log":
+        y = tl.log(x)
+    elif OP == "log2":
+        y = tl.log2(x)
+    elif OP == "sqrt":
+        y = tl.sqrt(x)
+    elif OP == "rsqrt":
+        y = tl.rsqrt(x)
+    elif OP == "erf":
+        y = tl.erf(x)
+    elif OP == "sigmoid":
+        y = tl.sigmoid(x)
+    elif OP == "abs":
+        y = tl.abs(x)
+    elif OP == "floor":
+        y = tl.floor(x)
+    elif OP == "ceil":
+        y = tl.ceil(x)
+    elif OP == "sin":
+        y = tl.sin(x)
+    elif OP == "cos":
+        y = tl.cos(x)
+    else:
+        y = -x
+    tl.store(y_ptr + i, y.to(y_ptr.dtype.element_ty), mask=i < n)
+
+
+@triton.jit
+def binary(x_ptr, y_ptr, z_ptr, n, OP: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + i, mask=i < n, other=1)
+    y = tl.load(y_ptr + i, mask=i < n, other=1)
+    if OP == "add":
+        z = x + y
+    elif OP == "sub":
+        z = x - y
+    elif OP == "mul":
+        z = x * y
+    elif OP == "div":
+        z = x / y
+    elif OP == "max":
+        z = tl.maximum(x, y)
+    elif OP == "min":
+        z = tl.minimum(x, y)
+    elif OP == "max_nan":
+        z = tl.maximum(x, y, propagate_nan=tl.PropagateNan.ALL)
+    elif OP == "min_nan":
+        z = tl.minimum(x, y, propagate_nan=tl.PropagateNan.ALL)
+    elif OP == "floordiv":
+        z = x // y
+    elif OP == "mod":
+        z = x % y
+    elif OP == "shl":
+        z = x << y
+    elif OP == "shr":
+        z = x >> y
+    elif OP == "and":
+        z = x & y
+    elif OP == "or":
+        z = x | y
+    elif OP == "xor":
+        z = x ^ y
+    elif OP == "less":
+        z = tl.where(x < y, x, y + y)
+    else:
+        z = x
+    tl.store(z_ptr + i, z.to(z_ptr.dtype.element_ty), mask=i < n)
+
+
+@triton.jit
+def cast(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + i, mask=i < n, other=0)
+    tl.store(y_ptr + i, x.to(y_ptr.dtype.element_ty), mask=i < n)
+
+
+@triton.jit
+def nan_max(a, b):
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def product(a, b):
+    return a * b
+
+
+@triton.jit
+def reduce_rows(x_ptr, y_ptr, rows, cols, OP: tl.constexpr, AXIS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+                OTHER: tl.constexpr):  # fmt: skip
+    r = tl.program_id(0) * BM + tl.arange(0, BM)
+    c = tl.arange(0, BN)
+    x = tl.load(x_ptr + r[:, None] * cols + c[None, :], mask=(r[:, None] < rows) & (c[None, :] < cols), other=OTHER)
+    if OP == "sum":
+        y = tl.sum(x, AXIS)
+    elif OP == "max":
+        y = tl.max(x, AXIS)
+    elif OP == "min":
+        y = tl.min(x, AXIS)
+    elif OP == "nan_max":
+        y = tl.reduce(x, AXIS, nan_max)
+    elif OP == "xor":
+        y = tl.xor_sum(x, AXIS)
+    else:
+        y = tl.reduce(x, AXIS, product)
+    if AXIS == 1:
+        tl.store(y_ptr + r, y, mask=r < rows)
+    else:
+        tl.store(y_ptr + tl.program_id(0) * cols + c, y, mask=c < cols)
+
+
+@triton.jit
+def softmax(x_ptr, y_ptr, rows, cols, BM: tl.constexpr, BN: tl.constexpr):
+    r = tl.program_id(0) * BM + tl.arange(0, BM)
+    c = tl.arange(0, BN)
+    mask = (r[:, None] < rows) & (c[None, :] < cols)
+    x = tl.load(x_ptr + r[:, None] * cols + c[None, :], mask=mask, other=-float("inf")).to(tl.float32)
+    e = tl.exp(x - tl.max(x, 1)[:, None])
+    y = e / tl.sum(e, 1)[:, None]
+    tl.store(y_ptr + r[:, None] * cols + c[None, :], y.to(y_ptr.dtype.element_ty), mask=mask)
+
+
+@triton.jit
+def layer_norm(x_ptr, w_ptr, b_ptr, y_ptr, cols, eps, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64) * cols
+    c = tl.arange(0, BLOCK)
+    keep = c < cols
+    x = tl.load(x_ptr + row + c, mask=keep, other=0.0).to(tl.float32)
+    mean = tl.sum(x, 0) / cols
+    d = tl.where(keep, x - mean, 0.0)
+    rstd = tl.rsqrt(tl.sum(d * d, 0) / cols + eps)
+    w = tl.load(w_ptr + c, mask=keep, other=0.0).to(tl.float32)
+    b = tl.load(b_ptr + c, mask=keep, other=0.0).to(tl.float32)
+    tl.store(y_ptr + row + c, (d * rstd * w + b).to(y_ptr.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def add_norm_in_place(x_ptr, r_ptr, y_ptr, cols, BLOCK: tl.constexpr):
+    row = tl.program_id(0) * cols
+    c = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + row + c, mask=c < cols, other=0.0)
+    x += tl.load(r_ptr + row + c, mask=c < cols, other=0.0)
+    tl.store(r_ptr + row + c, x, mask=c < cols)
+    s = tl.sum(x * x, 0)
+    tl.store(y_ptr + row + c, x / tl.sqrt(s), mask=c < cols)
+
+
+@triton.jit
+def gemv(w_ptr, x_ptr, b_ptr, y_ptr, N, K, stride, BN: tl.constexpr, BK: tl.constexpr):
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    acc = tl.zeros([BN], tl.float32)
+    for k0 in range(0, K, BK):
+        k = k0 + tl.arange(0, BK)
+        w = tl.load(w_ptr + n[:, None] * stride + k[None, :], mask=(n[:, None] < N) & (k[None, :] < K), other=0.0)
+        x = tl.load(x_ptr + k, mask=k < K, other=0.0)
+        acc += tl.sum(w.to(tl.float32) * x.to(tl.float32)[None, :], axis=1)
+    acc += tl.load(b_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+    acc = acc * tl.sigmoid(acc)
+    tl.store(y_ptr + n, acc.to(y_ptr.dtype.element_ty), mask=n < N)
+
+
+@triton.jit
+def gemv_swiglu(g_ptr, u_ptr, x_ptr, y_ptr, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    gate = tl.zeros([BN], tl.float32)
+    up = tl.zeros([BN], tl.float32)
+    g_row = g_ptr + n[:, None] * K + tl.arange(0, BK)[None, :]
+    u_row = u_ptr + n[:, None] * K + tl.arange(0, BK)[None, :]
+    for k0 in range(0, K, BK):
+        x = tl.load(x_ptr + k0 + tl.arange(0, BK)).to(tl.float32)[None, :]
+        gate += tl.sum(tl.load(g_row).to(tl.float32) * x, axis=1)
+        up += tl.sum(tl.load(u_row).to(tl.float32) * x, axis=1)
+        g_row += BK
+        u_row += BK
+    tl.store(y_ptr + n, (gate * tl.sigmoid(gate) * up).to(y_ptr.dtype.element_ty))
+
+
+@triton.jit
+def gemv_tile(w_ptr, x_ptr, y_ptr, N, K, BN: tl.constexpr, BK: tl.constexpr):
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    acc = tl.zeros([BN, BK], tl.float32)
+    for k0 in range(0, K, BK):
+        k = k0 + tl.arange(0, BK)
+        w = tl.load(w_ptr + n[:, None] * K + k[None, :], mask=(n[:, None] < N) & (k[None, :] < K), other=0.0)
+        acc += w.to(tl.float32) * tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
+    tl.store(y_ptr + n, tl.sum(acc, axis=1), mask=n < N)
+
+
+@triton.jit
+def gemv_kn(w_ptr, x_ptr, y_ptr, N, K, BN: tl.constexpr, BK: tl.constexpr):
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    acc = tl.zeros([BN], tl.float32)
+    for k0 in range(0, K, BK):
+        k = k0 + tl.arange(0, BK)
+        w = tl.load(w_ptr + k[:, None] * N + n[None, :], mask=(k[:, None] < K) & (n[None, :] < N), other=0.0)
+        acc += tl.sum(w.to(tl.float32) * tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)[:, None], axis=0)
+    tl.store(y_ptr + n, acc, mask=n < N)
+
+
+@triton.jit
+def matmul_nt(a_ptr, b_ptr, c_ptr, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    acc = tl.zeros([BM, BN], tl.float32)
+    for k0 in range(0, K, BK):
+        k = k0 + tl.arange(0, BK)
+        a = tl.load(a_ptr + m[:, None] * K + k[None, :], mask=(m[:, None] < M) & (k[None, :] < K), other=0.0)
+        b = tl.load(b_ptr + n[:, None] * K + k[None, :], mask=(n[:, None] < N) & (k[None, :] < K), other=0.0)
+        acc = tl.dot(a, tl.trans(b), acc, input_precision="ieee")
+    keep = (m[:, None] < M) & (n[None, :] < N)
+    tl.store(c_ptr + m[:, None] * N + n[None, :], acc.to(c_ptr.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def matmul_nn(a_ptr, b_ptr, c_ptr, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    acc = tl.zeros([BM, BN], tl.float32)
+    for k0 in range(0, K, BK):
+        k = k0 + tl.arange(0, BK)
+        a = tl.load(a_ptr + m[:, None] * K + k[None, :], mask=(m[:, None] < M) & (k[None, :] < K), other=0.0)
+        b = tl.load(b_ptr + k[:, None] * N + n[None, :], mask=(k[:, None] < K) & (n[None, :] < N), other=0.0)
+        acc = tl.dot(a, b, acc, input_precision="ieee")
+    keep = (m[:, None] < M) & (n[None, :] < N)
+    tl.store(c_ptr + m[:, None] * N + n[None, :], (acc * 2.0).to(c_ptr.dtype.element_ty), mask=keep)
+
+
+@triton.jit
+def dot_once(a_ptr, b_ptr, c_ptr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, TRANS_A: tl.constexpr):
+    m, n, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
+    if TRANS_A:
+        a = tl.trans(tl.load(a_ptr + k[:, None] * BM + m[None, :]))
+    else:
+        a = tl.load(a_ptr + m[:, None] * BK + k[None, :])
+    b = tl.load(b_ptr + k[:, None] * BN + n[None, :])
+    c = tl.load(c_ptr + m[:, None] * BN + n[None, :])
+    tl.store(c_ptr + m[:, None] * BN + n[None, :], tl.dot(tl.exp(a).to(a.dtype), b, c, input_precision="ieee"))
+
+
+@triton.jit
+def attention(q_ptr, k_ptr, v_ptr, o_ptr, I, J, scale, CAUSAL: tl.constexpr, BI: tl.constexpr, BJ: tl.constexpr,
+              D: tl.constexpr):  # fmt: skip
+    i = tl.program_id(0) * BI + tl.arange(0, BI)
+    head = tl.program_id(1)
+    d = tl.arange(0, D)
+    q = tl.load(q_ptr + head * I * D + i[:, None] * D + d[None, :], mask=(i < I)[:, None], other=0.0)
+    m = tl.full([BI], -float("inf"), tl.float32)
+    l = tl.zeros([BI], tl.float32)
+    acc = tl.zeros([BI, D], tl.float32)
+    for j0 in range(0, J, BJ):
+        j = j0 + tl.arange(0, BJ)
+        k = tl.load(k_ptr + head * J * D + j[:, None] * D + d[None, :], mask=(j < J)[:, None], other=0.0)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        keep = (j < J)[None, :]
+        if CAUSAL:
+            keep = keep & (j[None, :] <= i[:, None] + (J - I))
+        s = tl.where(keep, s, -float("inf"))
+        new = tl.maximum(m, tl.max(s, 1))
+        p = tl.exp(s - new[:, None])
+        rescale = tl.exp(m - new)
+        l = l * rescale + tl.sum(p, 1)
+        v = tl.load(v_ptr + head * J * D + j[:, None] * D + d[None, :], mask=(j < J)[:, None], other=0.0)
+        acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
+        m = new
+    out = acc / l[:, None]
+    tl.store(o_ptr + head * I * D + i[:, None] * D + d[None, :], out.to(o_ptr.dtype.element_ty), mask=(i < I)[:, None])
+
+
+@triton.jit
+def attention_row(q_ptr, k_ptr, v_ptr, o_ptr, J, scale, BJ: tl.constexpr, D: tl.constexpr):
+    head = tl.program_id(0)
+    d = tl.arange(0, D)
+    q = tl.load(q_ptr + head * D + d).to(tl.float32)
+    m = -float("inf")
+    l = 0.0
+    acc = tl.zeros([D], tl.float32)
+    for j0 in range(0, J, BJ):
+        j = j0 + tl.arange(0, BJ)
+        keep = (j < J)[:, None]
+        k = tl.load(k_ptr + head * J * D + j[:, None] * D + d[None, :], mask=keep, other=0.0).to(tl.float32)
+        s = tl.where(j < J, tl.sum(k * q[None, :], 1) * scale, -float("inf"))
+        new = tl.maximum(m, tl.max(s, 0))
+        p = tl.exp(s - new)
+        rescale = tl.exp(m - new)
+        v = tl.load(v_ptr + head * J * D + j[:, None] * D + d[None, :], mask=keep, other=0.0).to(tl.float32)
+        acc = acc * rescale + tl.sum(p[:, None] * v, 0)
+        l = l * rescale + tl.sum(p, 0)
+        m = new
+    tl.store(o_ptr + head * D + d, (acc / l).to(o_ptr.dtype.element_ty))
+
+
+@triton.jit
+def gather_rows(table_ptr, index_ptr, y_ptr, rows, cols, BM: tl.constexpr, BN: tl.constexpr):
+    r = tl.program_id(0) * BM + tl.arange(0, BM)
+    c = tl.arange(0, BN)
+    at = tl.load(index_ptr + r, mask=r < rows, other=0)
+    keep = (r[:, None] < rows) & (c[None, :] < cols)
+    x = tl.load(table_ptr + at[:, None] * cols + c[None, :], mask=keep, other=0.0)
+    tl.store(y_ptr + r[:, None] * cols + c[None, :], x, mask=keep)
+
+
+@triton.jit
+def strided(x_ptr, y_ptr, n, step, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + i * step, mask=i < n, other=0.0)
+    tl.store(y_ptr + (n - 1 - i), x, mask=i < n)
+
+
+@triton.jit
+def transpose(x_ptr, y_ptr, M, N, B: tl.constexpr):
+    m = tl.program_id(0) * B + tl.arange(0, B)
+    n = tl.program_id(1) * B + tl.arange(0, B)
+    x = tl.load(x_ptr + m[:, None] * N + n[None, :], mask=(m[:, None] < M) & (n[None, :] < N), other=0.0)
+    tl.store(y_ptr + n[:, None] * M + m[None, :], tl.trans(x), mask=(n[:, None] < N) & (m[None, :] < M))
+
+
+@triton.jit
+def odd_mask(x_ptr, y_ptr, n, period, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    keep = (i < n) & (i % period != 0)
+    x = tl.load(x_ptr + i, mask=keep, other=-7.0)
+    tl.store(y_ptr + i, x * 2, mask=i < n)
+
+
+@triton.jit
+def window(x_ptr, y_ptr, low, high, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    keep = (i >= low) & (i < high)
+    tl.store(y_ptr + i, tl.load(x_ptr + i, mask=keep, other=0.0) + 1.0, mask=keep)
+
+
+@triton.jit
+def shift_in_place(x_ptr, n, by, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + i, mask=i < n, other=0.0)
+    tl.store(x_ptr + i + by, x, mask=i < n)
+
+
+@triton.jit
+def rotate_in_place(x_ptr, c_ptr, s_ptr, HALF: tl.constexpr):
+    row = tl.program_id(0) * 2 * HALF
+    i = tl.arange(0, HALF)
+    a = tl.load(x_ptr + row + i)
+    b = tl.load(x_ptr + row + HALF + i)
+    c = tl.load(c_ptr + i)
+    s = tl.load(s_ptr + i)
+    tl.store(x_ptr + row + i, a * c - b * s)
+    tl.store(x_ptr + row + HALF + i, b * c + a * s)
+
+
+@triton.jit
+def running(x_ptr, y_ptr, steps, n, BLOCK: tl.constexpr):
+    """Carried tile with a store in the loop, and a scalar beside it."""
+    i = tl.arange(0, BLOCK)
+    total = tl.zeros([BLOCK], tl.float32)
+    count = 0.0
+    for t in range(steps):
+        x = tl.load(x_ptr + t * n + i, mask=i < n, other=0.0)
+        total = total * 0.5 + x
+        count += 1.0
+        tl.store(y_ptr + t * n + i, total / count, mask=i < n)
+    tl.store(y_ptr + steps * n + i, total + count, mask=i < n)
+
+
+@triton.jit
+def fibonacci(y_ptr, steps, BLOCK: tl.constexpr):
+    """Two carried tiles that trade places."""
+    i = tl.arange(0, BLOCK)
+    a = tl.zeros([BLOCK], tl.float32) + i
+    b = tl.zeros([BLOCK], tl.float32) + 1.0
+    for _ in range(steps):
+        c = a + b
+        a = b
+        b = c
+    tl.store(y_ptr + i, a)
+    tl.store(y_ptr + BLOCK + i, b)
+
+
+@triton.jit
+def branches(x_ptr, y_ptr, n, flag, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + i, mask=i < n, other=0.0)
+    if flag > 0:
+        y = tl.exp(x)
+        scale = 2.0
+    else:
+        y = x + 1.0
+        scale = 3.0
+    if flag > 1:
+        tl.store(x_ptr + i, y, mask=i < n)
+    tl.store(y_ptr + i, y * scale + x, mask=i < n)
+
+
+@triton.jit
+def collatz(x_ptr, y_ptr):
+    p = tl.program_id(0)
+    x = tl.load(x_ptr + p)
+    steps = 0
+    while x != 1:
+        if x % 2 == 0:
+            x = x // 2
+        else:
+            x = 3 * x + 1
+        steps += 1
+    tl.store(y_ptr + p, steps)
+
+
+@triton.jit
+def reshape_sum(x_ptr, y_ptr, BN: tl.constexpr, GROUP: tl.constexpr):
+    i = tl.arange(0, BN)
+    x = tl.load(x_ptr + i) * 2.0
+    y = tl.sum(tl.reshape(x, [BN // GROUP, GROUP]), 1)
+    tl.store(y_ptr + tl.arange(0, BN // GROUP), y)
+
+
+@triton.jit
+def wrapping(y_ptr, base, step, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    v = base + i * step
+    tl.store(y_ptr + i, v.to(tl.int64))
+
+
+@triton.jit
+def wide_offsets(x_ptr, y_ptr, far, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    at = far.to(tl.int64) * 65536 + i
+    back = at - far.to(tl.int64) * 65536
+    tl.store(y_ptr + back, tl.load(x_ptr + back) + 1.0, mask=at >= 0)
