@@ -9,6 +9,7 @@ from headrace.autotune.db.store import Store
 from headrace.autotune.keys import environment, numerics
 from headrace.autotune.ladder import Query, Step, answer_of, climb
 from headrace.autotune.registry import Codegen, Registry, refusal
+from headrace.errors import HeadraceError
 from headrace.ir.device import Device
 from headrace.ir.evidence import Answer
 from headrace.ir.schedule import Schedule
@@ -59,6 +60,8 @@ class DatabaseEvidence:
     def _refusal(self, spec: Spec, sizes: tuple[int, ...], row: Observation, device: Device) -> str | None:
         if row.template_digest != self._registry.digest(row.dataflow):
             return "template has changed"
-        if refusal(self._registry, spec, sizes, Schedule.parse(row.schedule), device) is not None:
-            return "not legal here"
-        return None
+        try:
+            reason = refusal(self._registry, spec, sizes, Schedule.parse(row.schedule), device)
+        except (HeadraceError, ValueError, KeyError, TypeError):
+            return "not a schedule of ours"  # a row may come from anybody's file
+        return None if reason is None else "not legal here"

@@ -17,6 +17,7 @@ from headrace.autotune.search import Search
 from headrace.autotune.space import Space
 from headrace.autotune.stats import median
 from headrace.autotune.verify import PLAUSIBLE, floor_seconds
+from headrace.errors import SpecSyntaxError
 from headrace.ir.device import Device
 from headrace.ir.evidence import Answer, bucket
 from headrace.ir.schedule import LIBRARY, Schedule
@@ -26,6 +27,14 @@ FINALISTS = 3
 # The search of a task ends when this many trials in a row have not improved on its best by 1 %.
 PATIENCE = 48
 FINAL_SHARE = 0.2
+
+
+def _readable(schedule: str) -> bool:
+    try:
+        Schedule.parse(schedule)
+    except SpecSyntaxError:
+        return False
+    return True
 
 
 class Budget:
@@ -183,7 +192,9 @@ class Job:
         return [
             row
             for row in self._store.observations(self._spec, hard=self._environment.hard)
-            if row.numerics == self._numerics and row.template_digest == self._digest(row.dataflow)
+            if row.numerics == self._numerics
+            and row.template_digest == self._digest(row.dataflow)
+            and _readable(row.schedule)
         ]
 
     def _here(self) -> list[Observation]:
@@ -267,6 +278,10 @@ class Job:
             outcome = self._race(anchors)
         if outcome is not None:
             self._status = Status.TUNED
+            # Figures of one race can be compared with the answer's; the first ones may lie minutes back.
+            self.default_seconds = median(outcome.samples[self.default])
+            if LIBRARY in outcome.samples:
+                self._ratios[LIBRARY] = median(outcome.samples[LIBRARY]) / self.default_seconds
             self.say("final")
 
     def _race(self, schedules: list[Schedule], blame: Schedule | None = None) -> Outcome | None:

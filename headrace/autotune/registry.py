@@ -50,11 +50,11 @@ class Registry(Protocol):
         ...
 
     def digest(self, dataflow: str) -> str:
-        """The hash of a dataflow's template and of the generator's version."""
+        """The hash of a dataflow's template and of the generator's version; any text for an unknown one."""
         ...
 
-    def instantiate(self, spec: Spec, schedule: Schedule, device: Device) -> Kernel:
-        """Build the kernel."""
+    def instantiate(self, spec: Spec, sizes: tuple[int, ...], schedule: Schedule, device: Device) -> Kernel:
+        """Build the kernel, compiled for these sizes so that a failure to build is not taken for a crash."""
         ...
 
 
@@ -67,14 +67,19 @@ class Codegen:
         return dataflows(spec, sizes, device)
 
     def digest(self, dataflow: str) -> str:
+        from headrace.codegen.dataflows import DATAFLOWS
         from headrace.codegen.kernel import CODEGEN_VERSION, template_digest
 
-        return f"{template_digest(dataflow)[:32]}/{CODEGEN_VERSION}"
+        flow = DATAFLOWS.get(dataflow)
+        if flow is None:
+            return "unknown"
+        return f"{template_digest(flow.template)[:32] if flow.template else flow.name}/{CODEGEN_VERSION}"
 
-    def instantiate(self, spec: Spec, schedule: Schedule, device: Device) -> Kernel:
+    def instantiate(self, spec: Spec, sizes: tuple[int, ...], schedule: Schedule, device: Device) -> Kernel:
         from headrace.codegen.kernel import instantiate
 
-        kernel: Kernel = instantiate(spec, schedule, device)
+        kernel = instantiate(spec, schedule, device)
+        kernel.prepare(sizes)
         return kernel
 
 

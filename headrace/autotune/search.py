@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from optuna.trial import Trial
 
 STARTUP_TRIALS = 8
+# How often the sampler is asked for something new before the nearest untried Schedule is taken instead.
+ASKS = 3
 # What a failed candidate is worth to the sampler: far worse than anything that runs.
 FAILED = math.log(100.0)
 
@@ -48,7 +50,7 @@ class Search:
 
         if not self._space.flows:
             return None
-        for _ in range(STARTUP_TRIALS):
+        for _ in range(ASKS):
             trial = self._study.ask()
             schedule = self._space.suggest(trial)
             if schedule in self._values:

@@ -66,7 +66,7 @@ class _Bench:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
-        self._kernels: OrderedDict[tuple[str, str], Kernel] = OrderedDict()
+        self._kernels: OrderedDict[tuple[object, ...], Kernel] = OrderedDict()
         self._cases: OrderedDict[tuple[object, ...], Case] = OrderedDict()
         self._case_bytes = 0
         self._ring: tuple[object, Ring] | None = None
@@ -122,14 +122,18 @@ class _Bench:
             device=torch_name(device_of(message["device"])),
             cases=self._case,
         )
+        if judgement.verdict is not Verdict.OK:
+            self._cases.clear()  # it may have written to its operands
+            self._case_bytes = 0
         check = check_fields(judgement.check) if judgement.check else None
         return judgement.verdict, judgement.cause, check
 
     def _kernel(self, message: Message, text: str) -> Kernel:
-        key = (message["spec"], text)
+        key = (message["spec"], *message["sizes"], text)
         if key not in self._kernels:
             spec, device = parse_spec(message["spec"]), device_of(message["device"])
-            self._kernels[key] = self._registry.instantiate(spec, Schedule.parse(text), device)
+            sizes = tuple(message["sizes"])
+            self._kernels[key] = self._registry.instantiate(spec, sizes, Schedule.parse(text), device)
             while len(self._kernels) > KERNELS:
                 self._kernels.popitem(last=False)
         self._kernels.move_to_end(key)

@@ -102,6 +102,10 @@ class _Rows:
     h: str
     valid: str
 
+    def varies(self, extra: Extra) -> bool:
+        """True where an extra has a value per row."""
+        return ("i" in extra.dims and self.i != "0") or ("h" in extra.dims and self.h == "rows")
+
     def env(self, *, tile: bool) -> dict[str, Value]:
         index = "[:, None]" if tile else ""
         found = {"b": et.name("b", Kind.INT, natural=True), "j": et.name("j", Kind.INT, natural=True, index="[None, :]")}
@@ -128,7 +132,7 @@ def _offset(extra: Extra, rows: _Rows, *, tile: bool) -> Code:
 
 def _read(extra: Extra, rows: _Rows, *, tile: bool) -> Read:
     masks = []
-    if rows.valid and ("i" in extra.dims or (rows.h == "rows" and "h" in extra.dims)):
+    if rows.varies(extra):
         masks.append(f"{rows.valid}[:, None]" if tile else rows.valid)
     if "j" in extra.dims:
         masks.append("(j < key_to)[None, :]")
@@ -208,7 +212,7 @@ def _limit(spec: Attention, rows: _Rows, expr: Expr) -> Limit:
     per_row = set()
     for extra in spec.extras:
         env[extra.name] = et.name(f"{extra.name}_{'row' if extra.dims else 'val'}", Kind.of(extra.dtype))
-        if "i" in extra.dims or (rows.h == "rows" and "h" in extra.dims):
+        if rows.varies(extra):
             per_row.add(extra.name)
     names = refs(expr)
     if rows.i == "0":

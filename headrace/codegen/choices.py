@@ -87,13 +87,13 @@ class GemvChoices:
         widest = max(w.n for w in spec.weights)
         row_major = spec.weights[0].layout == "nk"
         if not _gpu(device):
-            block_n, block_k = (16, 64) if row_major else (64, 16)
-            values_k = powers(16, 1024)
+            # The CPU engine keeps sums per row in vector registers; a whole tile would live in memory.
+            block_n, block_k = (16, 512) if row_major else (64, 16)
             while spec.k % block_k and block_k > 16:
                 block_k //= 2
             return (
-                block_m, Knob("block_n", block_n, powers(4, 256)), Knob("block_k", block_k, values_k),
-                Knob("reduce", "row", ("row", "tile")),
+                block_m, Knob("block_n", block_n, powers(4, 256)), Knob("block_k", block_k, powers(16, 1024)),
+                Knob("reduce", "row", ("row",)),
             )  # fmt: skip
         values_n, values_k = powers(1, 128), powers(16, 1024)
         block_k = nearest(values_k, max(16, min(512 // int(block_m.default), next_power_of_two(spec.k))))
@@ -149,7 +149,7 @@ class DotChoices:
             block_m = nearest(values_m, max(16, min(block_m, next_power_of_two(m))))
         values_n, values_k = powers(16, 256), powers(16, 256)
         if not _gpu(device):
-            block_n, block_k = (64, 64) if self.split else (64, 64)
+            block_n, block_k = 64, 64
             while k % block_k and block_k > 16:
                 block_k //= 2
             found = [Knob("block_m", block_m, values_m), Knob("block_n", block_n, values_n), Knob("block_k", block_k, values_k)]

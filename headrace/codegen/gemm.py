@@ -50,10 +50,8 @@ class Job:
     weights: tuple[WeightArg, ...]
     outputs: tuple[OutputArg, ...]
     reads: tuple[Read, ...]
-
-    @property
-    def even(self) -> bool:
-        return self.n % self.block_n == 0
+    bound: Code  # n as text, or the variable that holds it
+    even: bool
 
     @property
     def tiles(self) -> int:
@@ -122,9 +120,24 @@ def _jobs(spec: Gemm, facts: Facts, block_n: int, *, tile: bool) -> tuple[Job, .
             for w in [spec.weights[at]]
         )  # fmt: skip
         reads = tuple(_read(e, n, even, tile) for e in spec.extras if e.name in used)
-        found.append(Job(n, first, last, block_n, weights, outputs, reads))
+        found.append(Job(n, first, last, block_n, weights, outputs, reads, Code(str(n)), even))
         first = last
     return tuple(found)
+
+
+def shared_loop(spec: Gemm, jobs: tuple[Job, ...]) -> Job | None:
+    """One Job whose weights are variables, chosen per program, where all jobs can share one loop over K.
+
+    Shared memory is allotted for every loop in a kernel, so on GPUs one loop for Q, K and V needs a third.
+    """
+    kinds = {tuple((spec.weights[at].dtype, spec.weights[at].layout) for at in _weights(spec, g)) for g in groups(spec)}
+    strides = {tuple((w.row, w.transposed, w.convert) for w in job.weights) for job in jobs}
+    if len(jobs) < 2 or len(kinds) > 1 or len(strides) > 1:
+        return None
+    first = jobs[0]
+    weights = tuple(replace(w, name=f"w_at_{at}", column=0) for at, w in enumerate(first.weights))
+    even = all(job.even for job in jobs)
+    return replace(first, last=jobs[-1].last, weights=weights, bound=Code("columns"), even=even)
 
 
 def _read(extra: Extra, n: int, even: bool, tile: bool) -> Read:
@@ -181,7 +194,7 @@ def plan(spec: Gemm, schedule: Schedule, device: Device, facts: Facts | None = N
         "split": split, "chunk": cdiv(steps, split) * block_k, "columns": sum(w.n for w in spec.weights),
         "reduce_tile": knobs.get("reduce") == "tile", "group_m": int(knobs.get("group_m", 8)),
         "x_convert": Code("" if not dot or common == {spec.x} else ".to(tl.float32)"),
-        "merge_m": 1, "merge_n": min(256, next_power_of_two(max(w.n for w in spec.weights))),
+        "shared": shared_loop(spec, jobs) if dot else None, "merge_n": min(256, next_power_of_two(max(w.n for w in spec.weights))),
     }  # fmt: skip
     inputs = _params(spec)
     outputs = [pointer(f"Y{at}", output.dtype, f"y{at}") for at, output in enumerate(spec.outputs)]

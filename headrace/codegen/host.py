@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from headrace.codegen.plan import Buffer, Launch, Plan
-from headrace.ir.spec import Attention, Rows, Spec
+from headrace.ir.spec import Attention, Spec
 
 Call = Callable[[Sequence[Any]], Any]
 Into = Callable[[Sequence[Any], Sequence[Any]], None]
@@ -25,11 +25,13 @@ def _strides(buffer: Buffer, transposed: bool) -> str:
     return "(" + "".join(f"{' * '.join(buffer.shape[at + 1 :]) or '1'}, " for at in range(len(buffer.shape))) + ")"
 
 
-def _allocation(buffer: Buffer, *, cpu: bool, transposed: bool = False) -> str:
+def _allocation(buffer: Buffer, like: str, *, cpu: bool, transposed: bool = False) -> str:
     dtype = f"dtype_{buffer.dtype.value}"
     device = "" if cpu else ", device=device"
-    if buffer.shape[0].startswith("*"):
-        return f"{buffer.name} = new({buffer.shape[0][1:]}, dtype={dtype}{device})"
+    if buffer.shape[0].startswith("*"):  # Rows: an output of the first operand's shape, or of its leading dimensions
+        if buffer.shape[0] != "*shape":
+            return f"{buffer.name} = new({buffer.shape[0][1:]}, dtype={dtype}{device})"
+        return f"{buffer.name} = empty((*shape,), {like}.stride(), {'' if cpu else 'dtype='}{dtype}{device})"
     shape = "(" + "".join(f"{part}, " for part in buffer.shape) + ")"
     if cpu:
         return f"{buffer.name} = empty({shape}, {_strides(buffer, transposed)}, {dtype})"
@@ -41,7 +43,8 @@ def _conditions(plan: Plan) -> str:
     checks += [f"{name}_strides[-1] == 1" for name in plan.inner]
     checks += list(plan.exact)
     names = [name.strip() for text, _ in plan.sizes for name in text.split(",")]
-    checks += [f"{name} > 0" for name in names if name in ("B", "M", "I", "J", "R", "N")]
+    fixed = {text.partition(" == ")[0] for text in plan.exact}
+    checks += [f"{name} > 0" for name in names if name in ("B", "M", "I", "J", "R", "N") and name not in fixed]
     return " and ".join(checks)
 
 
@@ -68,8 +71,8 @@ def source(plan: Plan, spec: Spec, *, cpu: bool, direct: bool) -> str:
     unpack = f"{', '.join(plan.operands)}, = inputs"
     device = [] if cpu else [f"device = {plan.operands[0]}.device"]
     sizes = [f"{name} = {value}" for name, value in plan.sizes]
-    workspace = [_allocation(b, cpu=cpu) for b in plan.workspace]
-    outputs = [_allocation(b, cpu=cpu, transposed=transposed) for b in plan.outputs]
+    workspace = [_allocation(b, plan.operands[0], cpu=cpu) for b in plan.workspace]
+    outputs = [_allocation(b, plan.operands[0], cpu=cpu, transposed=transposed) for b in plan.outputs]
     strides = ["o_strides = o.stride()"] if transposed else []
     launches = [_launch(launch, at, direct=direct, pointers=pointers) for at, launch in enumerate(plan.launches)]
     names = ", ".join(b.name for b in plan.outputs)
@@ -100,19 +103,6 @@ def bind(plan: Plan, spec: Spec, launchers: Sequence[Any], otherwise: Callable[.
     scope |= {"otherwise": otherwise, "new": torch.empty, "empty": torch.empty_strided}
     if cpu:
         scope["empty"] = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
-    if isinstance(spec, Rows):
-        scope |= {"rows_of": _rows_of, "row_stride": _row_stride}
     exec(compile(text, f"<launcher of {plan.template}>", "exec"), scope)
     return scope["call"], scope["into"]
 
-
-def _rows_of(shape: Sequence[int]) -> int:
-    rows = 1
-    for extent in shape[:-1]:
-        rows *= extent
-    return rows
-
-
-def _row_stride(tensor: Any, n: int) -> int:
-    """Elements from one row to the next: of a contiguous tensor, or of a matrix."""
-    return n if tensor.is_contiguous() else int(tensor.stride(0))

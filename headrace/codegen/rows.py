@@ -6,7 +6,7 @@ for the outputs. A row's length is part of the code for the first length that a 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from headrace.codegen import expr_triton as et
 from headrace.codegen.expr_triton import Code, Kind, Value
@@ -125,7 +125,6 @@ def plan(spec: Rows, schedule: Schedule, device: Device, facts: Facts | None = N
     params = [pointer(f"{e.name}_ptr", e.dtype, f"{e.name}_t") for e in spec.inputs]
     params += [pointer(f"Y{at}", o.dtype, f"y{at}") for at, o in enumerate(spec.outputs)]
     params += [Param("R", "i32", "R")] + ([] if static else [Param("N", "i32", "N")])
-    params += [Param(f"{e.name}_stride", "i64", f"{e.name}_stride") for e in spec.inputs if e.dims == "rn"]
     every = frozenset().union(read, *(refs(r.expr) for r in spec.reductions))
     context = {
         "looped": looped, "several": several, "block_r": block_r, "block_n": block_n, "even": even, "static": static,
@@ -140,8 +139,7 @@ def plan(spec: Rows, schedule: Schedule, device: Device, facts: Facts | None = N
         "needs_count": not static and ("count" in every), "axis": 1 if several else 0, "shape": Code(shape),
     }  # fmt: skip
     first = f"{spec.inputs[0].name}_t"
-    sizes = [("shape", f"{first}.shape"), ("N", "shape[-1]"), ("R", "rows_of(shape)")]
-    sizes += [(f"{e.name}_stride", f"row_stride({e.name}_t, N)") for e in spec.inputs if e.dims == "rn"]
+    sizes = [("shape", f"{first}.shape"), ("N", "shape[-1]"), ("R", f"{first}.numel() // {bound if static else '(N or 1)'}")]
     warps = int(knobs.get("num_warps", 4))
     grid = (f"(R + {block_r - 1}) // {block_r}" if several else "R", "1", "1")
     return Plan(
@@ -171,7 +169,7 @@ def _load(extra: Extra, col: str, row: str, guards: list[str], several: bool, ev
         mask = "" if even else f", mask={'(col < N)[None, :]' if several else 'col < N'}, other=0"
         return Loaded(extra.name, Code(f"tl.load({name} + {col}{mask}){convert}"), True)
     mask = f", mask={' & '.join(guards)}, other=0" if guards else ""
-    return Loaded(extra.name, Code(f"tl.load({name} + {row} * {extra.name}_stride + {col}{mask}){convert}"), True)
+    return Loaded(extra.name, Code(f"tl.load({name} + {row} * N + {col}{mask}){convert}"), True)
 
 
 def _reduction(reduction: Reduction, env: dict[str, Value], shape: str, column: Code) -> ReductionArg:
@@ -190,7 +188,3 @@ def _reduction(reduction: Reduction, env: dict[str, Value], shape: str, column: 
         folded = f"tl.{fn}({acc}, {text}, propagate_nan=tl.PropagateNan.ALL)"
     return ReductionArg(reduction.name, Code(text), Code(identity), Code(folded), f"reduce_{reduction.kind}")
 
-
-def strided(plan: Plan) -> Plan:
-    """The plan as a variant for operands whose rows are apart by any stride."""
-    return replace(plan, contiguous=(), inner=plan.operands)

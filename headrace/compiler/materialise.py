@@ -59,7 +59,7 @@ class Materialiser:
         raise EmitError(f"{node.name}: a new {node.op.mnemonic} cannot be emitted; only kernels, items and views can")
 
     def _view(self, node: Node, index: Sequence[sympy.Expr]) -> fx.Node:
-        from headrace.ir.index import as_steps
+        from headrace.ir.steps import as_steps
 
         source = self._ir[node.operands[0]]
         if source.type is None or node.type is None:

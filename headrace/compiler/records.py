@@ -75,8 +75,8 @@ class GraphRecord:
         Raises:
             ValueError: the data is of another format.
         """
-        if data.get("format") != FORMAT:
-            raise ValueError(f"record of format {data.get('format')!r}, expected {FORMAT}")
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise ValueError(f"not a graph record of format {FORMAT}")
         fields = {field.name: data[field.name] for field in dataclasses.fields(cls)}
         fields["claims"] = tuple(
             Claim(**{**claim, "replaces": tuple(claim["replaces"])}) for claim in data["claims"]

@@ -165,7 +165,7 @@ class Chooser:
             return Choice(answer.schedule, answer.rung, reason, answer.seconds, answer.rows)
         from headrace.passes.choose import rank
 
-        best = rank(spec, sizes, device, self._evidence)[0]
+        best = rank(spec, sizes, device, NoEvidence())[0]
         return Choice(best.schedule, best.rung, best.reason, best.seconds)
 
     def _tune(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> Answer | None:

@@ -238,7 +238,9 @@ def evaluate_nodes(
             raise EvaluationError(f"no value is given for the input {node.name}")
         elif isinstance(node.op, Extern):
             if externs is None:
-                raise EvaluationError(f"{node.name} is an extern ({node.op.target}); pass `externs` to run it")
+                raise EvaluationError(
+                    f"{node.name} is an extern ({node.op.target}); pass `externs` to run it"
+                )
             value = externs(node, operands)
         elif isinstance(node.op, Kernel):
             results = evaluate_spec(node.op.spec, cast("tuple[Tensor, ...]", operands), exact=exact)
@@ -320,12 +322,15 @@ def _node(node: Node, operands: tuple[Tensor, ...], sizes: Mapping[str, int], ex
         case Scan():
             return _scan(op, _precise(operands[0], exact))
         case Gather():
-            return operands[0][(*[slice(None)] * op.axis, operands[1].long())]
+            before: list[slice | Tensor] = [slice(None)] * op.axis
+            return operands[0][(*before, operands[1].long())]
         case Scatter():
             out, index, values = operands[0].clone(), operands[1].long(), operands[2]
             target = out.movedim(op.axis, 0)
             places = tuple(range(op.axis, op.axis + index.dim()))
-            target.index_put_((index,), values.movedim(places, tuple(range(index.dim()))), accumulate=op.accumulate)
+            target.index_put_(
+                (index,), values.movedim(places, tuple(range(index.dim()))), accumulate=op.accumulate
+            )
             return out
     raise EvaluationError(f"{node.name}: {op.mnemonic} is not evaluated here")
 
@@ -351,6 +356,11 @@ def _reduce(kind: str, x: Tensor, axes: Sequence[int], exact: bool) -> Tensor:
 def _scan(op: Scan, x: Tensor) -> Tensor:
     if op.reverse:
         x = x.flip(op.axis)
-    run = {"sum": torch.cumsum, "prod": torch.cumprod, "max": lambda y, axis: torch.cummax(y, axis).values}[op.kind]
-    y = run(x, op.axis)
+    match op.kind:
+        case "sum":
+            y = x.cumsum(op.axis)
+        case "prod":
+            y = x.cumprod(op.axis)
+        case _:
+            y = x.cummax(op.axis).values
     return y.flip(op.axis) if op.reverse else y

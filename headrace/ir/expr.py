@@ -37,7 +37,7 @@ FUNCTIONS: Mapping[str, int] = {
 }  # fmt: skip
 # Functions whose result is floating even where every argument is an integer.
 LEAVES_INTEGERS = frozenset(
-    "div exp exp2 expm1 log log2 log1p sqrt rsqrt reciprocal sin cos tanh erf sigmoid".split()
+    ["div", "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tanh", "erf", "sigmoid"]
 )
 PREDICATES = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"})
 COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum", "eq", "ne", "and", "or"})

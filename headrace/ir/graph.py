@@ -178,13 +178,20 @@ class Graph:
         return len(dead)
 
     def discard(self, names: Iterable[str]) -> None:
-        """Remove those of `names` that nothing needs any more, in the sense of `sweep`, as a rewrite leaves them behind."""
-        needed = {*self.outputs, *self.replaced.values()}
-        waiting = {name for name in names if name in self._dag and name not in needed}
+        """Remove those of `names` that no other node and no output reads, as a rewrite leaves them behind.
+
+        A value that an earlier rewrite put in an FX value's place goes too: whatever read it is gone.
+        """
+        keep = set(self.outputs)
+        waiting = {name for name in names if name in self._dag and name not in keep}
         waiting = {name for name in waiting if self[name].op.mnemonic not in ("input", "extern")}
+        gone: set[str] = set()
         while found := [name for name in waiting if not self._dag.succ[name]]:
             self._dag.remove_nodes_from(found)
+            gone.update(found)
             waiting.difference_update(found)
+        if gone:
+            self.replaced = {fx: name for fx, name in self.replaced.items() if name not in gone}
 
     def refuse(self, node: str, what: str, why: str) -> None:
         """Record that `what` (a pass's name) declined `node`, and why."""

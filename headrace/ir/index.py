@@ -14,8 +14,14 @@ import sympy
 from torch.utils._sympy.functions import FloorDiv, Mod
 
 from headrace.ir import size as sizes
-from headrace.ir.size import ONE, ZERO
+from headrace.ir.size import ONE, ZERO, position, quotient
+from headrace.ir.steps import Step, as_steps
 from headrace.ir.types import dim
+
+__all__ = [
+    "Index", "Shape", "Step", "as_steps", "bounds", "compose", "floordiv", "identity", "mod", "position", "reshape",
+    "simplify",
+]  # fmt: skip
 
 Shape = tuple[sympy.Expr, ...]
 Index = tuple[sympy.Expr, ...]
@@ -69,10 +75,7 @@ def _groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
             if outs and (not ins or _divides(q, p)):
                 b.append(outs.pop(0))
                 q = q * new[b[-1]]
-            elif ins and (not outs or _divides(p, q)):
-                a.append(ins.pop(0))
-                p = p * old[a[-1]]
-            elif p.is_Integer and q.is_Integer and p < q:
+            elif (ins and (not outs or _divides(p, q))) or (p.is_Integer and q.is_Integer and p < q):
                 a.append(ins.pop(0))
                 p = p * old[a[-1]]
             elif p.is_Integer and q.is_Integer:
@@ -90,27 +93,7 @@ def _groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
 
 def _divides(part: sympy.Expr, whole: sympy.Expr) -> bool:
     """Whether whole / part is an integer for certain."""
-    return _quotient(whole, part) is not None
-
-
-@lru_cache(maxsize=65536)
-def _quotient(whole: sympy.Expr, part: sympy.Expr) -> sympy.Expr | None:
-    """whole / part where that has no denominator, else None."""
-    if part == 1:
-        return whole
-    if part.is_Integer:
-        coefficient, rest = whole.as_coeff_Mul()
-        if coefficient.is_Integer and int(coefficient) % int(part) == 0:
-            return sympy.Integer(int(coefficient) // int(part)) * rest
-        return None
-    quotient = whole / part
-    number, rest = quotient.as_coeff_Mul()
-    if not number.is_Integer:
-        return None
-    for factor in sympy.Mul.make_args(rest):
-        if factor.is_Pow and not (factor.exp.is_Integer and factor.exp > 0):
-            return None
-    return quotient
+    return quotient(whole, part) is not None
 
 
 def simplify(expr: sympy.Expr, shape: Shape) -> sympy.Expr:
@@ -144,7 +127,7 @@ def floordiv(x: sympy.Expr, y: sympy.Expr, shape: Shape) -> sympy.Expr:
         return x
     if isinstance(x, FloorDiv):
         return floordiv(x.args[0], x.args[1] * y, shape)
-    if isinstance(x, Mod) and (blocks := _quotient(x.args[1], y)) is not None:
+    if isinstance(x, Mod) and (blocks := quotient(x.args[1], y)) is not None:
         return mod(floordiv(x.args[0], y, shape), blocks, shape)
     whole, rest = _split(x, y)
     if rest == 0 or _below(rest, y, shape):
@@ -153,7 +136,7 @@ def floordiv(x: sympy.Expr, y: sympy.Expr, shape: Shape) -> sympy.Expr:
     for g in _common(rest, y):
         a, r = _split(rest, g)
         if a != 0 and (r == 0 or _below(r, g, shape)):
-            b = _quotient(y, g)
+            b = quotient(y, g)
             assert b is not None
             return whole + floordiv(a, b, shape)
     return whole + sizes.floordiv(rest, y)
@@ -173,7 +156,7 @@ def mod(x: sympy.Expr, y: sympy.Expr, shape: Shape) -> sympy.Expr:
     for g in _common(rest, y):
         a, r = _split(rest, g)
         if a != 0 and (r == 0 or _below(r, g, shape)):
-            b = _quotient(y, g)
+            b = quotient(y, g)
             assert b is not None
             return sympy.expand_mul(g * mod(a, b, shape)) + r
     return sizes.mod(rest, y)
@@ -183,11 +166,11 @@ def _split(x: sympy.Expr, y: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:
     """(a, r) with x = y*a + r, taking every term that y divides into a."""
     whole, rest = [], []
     for term in sympy.Add.make_args(x):
-        quotient = _quotient(term, y)
-        if quotient is None:
+        part = quotient(term, y)
+        if part is None:
             rest.append(term)
         else:
-            whole.append(quotient)
+            whole.append(part)
     return sympy.Add(*whole), sympy.Add(*rest)
 
 
@@ -199,7 +182,9 @@ def _common(x: sympy.Expr, y: sympy.Expr) -> list[sympy.Expr]:
         other, symbolic = y.as_coeff_Mul()
         shared = sympy.Integer(sympy.igcd(int(number), int(other)))
         factors = set(sympy.Mul.make_args(symbolic)) & set(sympy.Mul.make_args(rest))
-        candidate = shared * sympy.Mul(*(factor for factor in factors if factor.is_Symbol and position(factor) is None))
+        candidate = shared * sympy.Mul(
+            *(factor for factor in factors if factor.is_Symbol and position(factor) is None)
+        )
         if candidate != 1 and candidate not in found:
             found.append(candidate)
     return sorted(found, key=lambda g: (-len(sympy.Mul.make_args(g)), -int(g.as_coeff_Mul()[0])))
@@ -220,13 +205,6 @@ def _recombine(expr: sympy.Expr, shape: Shape) -> sympy.Expr:
         else:
             return expr
     return expr
-
-
-@lru_cache(maxsize=4096)
-def position(symbol: sympy.Expr) -> int | None:
-    """i for the index symbol d_i, None for anything else."""
-    name = symbol.name if symbol.is_Symbol else ""
-    return int(name[1:]) if name[:1] == "d" and name[1:].isdigit() else None
 
 
 @lru_cache(maxsize=65536)
@@ -256,8 +234,8 @@ def bounds(x: sympy.Expr, shape: Shape) -> tuple[sympy.Expr, sympy.Expr]:
     if isinstance(x, FloorDiv):
         low, high = bounds(x.args[0], shape)
         if _nonnegative(low):
-            quotient, rest = _split(high + ONE, x.args[1])
-            return ZERO, (quotient - ONE if rest == 0 else sizes.floordiv(high, x.args[1]))
+            blocks, rest = _split(high + ONE, x.args[1])
+            return ZERO, (blocks - ONE if rest == 0 else sizes.floordiv(high, x.args[1]))
     if x.is_Add:
         found = [bounds(term, shape) for term in x.args]
         return sympy.Add(*(low for low, _ in found)), sympy.Add(*(high for _, high in found))
@@ -278,9 +256,12 @@ def _nonnegative(x: sympy.Expr) -> bool:
         return bool(x >= 0)
     if x.has(sympy.oo, -sympy.oo):
         return False
-    shift = {s: s + ONE for s in x.free_symbols if position(s) is None and (s.is_positive or s.name[:1] == "s")}
+    shift = {
+        s: s + ONE for s in x.free_symbols if position(s) is None and (s.is_positive or s.name[:1] == "s")
+    }
     shifted = sympy.expand(sizes.rebuild(x, lambda s: shift.get(s, s)))
     return all(
-        (coefficient := term.as_coeff_Mul())[0] >= 0 and (coefficient[1] == 1 or bool(coefficient[1].is_nonnegative))
+        (coefficient := term.as_coeff_Mul())[0] >= 0
+        and (coefficient[1] == 1 or bool(coefficient[1].is_nonnegative))
         for term in sympy.Add.make_args(shifted)
     )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import sympy
 from torch.utils._sympy import functions as torch_functions
@@ -39,7 +39,7 @@ def mod(x: sympy.Expr, y: sympy.Expr) -> sympy.Expr:
     return ZERO if y == 1 else Mod(x, y, evaluate=False)
 
 
-@lru_cache(maxsize=None)
+@cache
 def symbol(name: str) -> sympy.Symbol:
     """The symbol of a name: `d<number>` is an index, `s...` a size (positive), anything else an integer."""
     if re.fullmatch(r"d\d+", name):
@@ -47,6 +47,33 @@ def symbol(name: str) -> sympy.Symbol:
     if name.startswith("s"):
         return sympy.Symbol(name, integer=True, positive=True)
     return sympy.Symbol(name, integer=True)
+
+
+@lru_cache(maxsize=4096)
+def position(expr: sympy.Expr) -> int | None:
+    """i for the index symbol d_i, None for anything else."""
+    name = expr.name if expr.is_Symbol else ""
+    return int(name[1:]) if name[:1] == "d" and name[1:].isdigit() else None
+
+
+@lru_cache(maxsize=65536)
+def quotient(whole: sympy.Expr, part: sympy.Expr) -> sympy.Expr | None:
+    """whole / part where that is an integer for certain, else None."""
+    if part == 1:
+        return whole
+    if part.is_Integer:
+        coefficient, rest = whole.as_coeff_Mul()
+        if coefficient.is_Integer and int(coefficient) % int(part) == 0:
+            return sympy.Integer(int(coefficient) // int(part)) * rest
+        return None
+    ratio = whole / part
+    number, rest = ratio.as_coeff_Mul()
+    if not number.is_Integer:
+        return None
+    for factor in sympy.Mul.make_args(rest):
+        if factor.is_Pow and not (factor.exp.is_Integer and factor.exp > 0):
+            return None
+    return ratio
 
 
 def rebuild(expr: sympy.Expr, leaf: Callable[[sympy.Symbol], sympy.Expr]) -> sympy.Expr:
@@ -79,7 +106,10 @@ def _text(expr: sympy.Expr, outer: int) -> str:
         done = f"{_text(expr.args[0], 3)} {sign} {_text(expr.args[1], 3)}"
         return f"({done})" if outer > 1 else done
     if expr.is_Add:
-        parts = sorted((_text(arg, 1) for arg in expr.args), key=lambda part: (part.lstrip("-")[:1].isdigit() and part.lstrip("-").isdigit(), part))
+        parts = sorted(
+            (_text(arg, 1) for arg in expr.args),
+            key=lambda part: (part.lstrip("-")[:1].isdigit() and part.lstrip("-").isdigit(), part),
+        )
         done = " + ".join(parts).replace("+ -", "- ")
         return f"({done})" if outer > 1 else done
     if expr.is_Mul:
@@ -131,7 +161,9 @@ class _Reader:
     def take(self, wanted: str = "") -> str:
         token = self.token
         if not token or (wanted and token != wanted):
-            raise GraphSyntaxError(f"expected {wanted or 'a size'!r}, got {token!r} in the size {self.source!r}")
+            raise GraphSyntaxError(
+                f"expected {wanted or 'a size'!r}, got {token!r} in the size {self.source!r}"
+            )
         self.token = next(self.tokens, "")
         return token
 

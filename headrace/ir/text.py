@@ -76,7 +76,10 @@ _FORMS: Mapping[tuple[str, str], tuple[Callable[..., str], Callable[[str], objec
     ("gather", "axis"): (str, int),
     ("scatter", "axis"): (str, int),
     ("scatter", "accumulate"): (lambda flag: str(flag).lower(), _bool),
-    ("extern", "target"): (lambda name: name if re.fullmatch(r"[\w.:]+", name) else json.dumps(name), _target),
+    ("extern", "target"): (
+        lambda name: name if re.fullmatch(r"[\w.:]+", name) else json.dumps(name),
+        _target,
+    ),
     ("kernel", "spec"): (str, parse_spec),
     ("item", "at"): (str, int),
 }
@@ -84,7 +87,9 @@ _FORMS: Mapping[tuple[str, str], tuple[Callable[..., str], Callable[[str], objec
 
 def print_op(op: Op) -> str:
     """`{axis=1; accumulate=false}`, or nothing for an op without attributes."""
-    parts = [f"{field.name}={_FORMS[op.mnemonic, field.name][0](getattr(op, field.name))}" for field in fields(op)]
+    parts = [
+        f"{field.name}={_FORMS[op.mnemonic, field.name][0](getattr(op, field.name))}" for field in fields(op)
+    ]
     return f" {{{'; '.join(parts)}}}" if parts else ""
 
 
@@ -121,7 +126,14 @@ def parse_graph(text: str) -> Graph:
             continue
         try:
             _statement(graph, line)
-        except (GraphSyntaxError, ExprSyntaxError, SpecSyntaxError, VerificationError, ValueError, KeyError) as error:
+        except (
+            GraphSyntaxError,
+            ExprSyntaxError,
+            SpecSyntaxError,
+            VerificationError,
+            ValueError,
+            KeyError,
+        ) as error:
             column = len(raw) - len(raw.lstrip()) + 1
             raise GraphSyntaxError(f"line {number}, column {column}: {error} in {line[:120]!r}") from None
     return graph

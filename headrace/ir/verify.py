@@ -12,6 +12,7 @@ import sympy
 
 from headrace.errors import VerificationError
 from headrace.ir import index as maps
+from headrace.ir import size as sizes
 from headrace.ir.dtype import DType
 from headrace.ir.expr import refs
 from headrace.ir.graph import Graph, Node
@@ -60,7 +61,9 @@ def verify(graph: Graph) -> None:
                 at = f" ({node.source})" if node.source else ""
                 raise VerificationError(f"rule {rule.__name__}: {node.name}: {wrong}{at}")
         if node.fx is not None and seen.setdefault(node.fx, node.name) != node.name:
-            raise VerificationError(f"rule one_node_per_fx: {node.name} and {seen[node.fx]} both claim fx={node.fx}")
+            raise VerificationError(
+                f"rule one_node_per_fx: {node.name} and {seen[node.fx]} both claim fx={node.fx}"
+            )
 
 
 def _types(graph: Graph, node: Node) -> list[TensorType]:
@@ -139,8 +142,8 @@ def view_bounds(graph: Graph, node: Node) -> str | None:
         return None
     for expr, extent in zip(node.op.index, of.shape, strict=True):
         low, high = maps.bounds(expr, node.type.shape)
-        if low.is_Integer and high.is_Integer and not (0 <= low and high < extent):
-            return f"index {maps.sizes.text(expr)} spans {low}..{high} of a dimension of size {extent}"
+        if low.is_Integer and high.is_Integer and not (low >= 0 and high < extent):
+            return f"index {sizes.text(expr)} spans {low}..{high} of a dimension of size {extent}"
     return None
 
 
@@ -163,7 +166,11 @@ def map_dtype(graph: Graph, node: Node) -> str | None:
     if not isinstance(node.op, Map) or node.type is None:
         return None
     found = expr_dtype(node.op.expr, {f"x{at}": type_.dtype for at, type_ in enumerate(_types(graph, node))})
-    return None if found == node.type.dtype else f"the expression is {found.value}, the node {node.type.dtype.value}"
+    return (
+        None
+        if found == node.type.dtype
+        else f"the expression is {found.value}, the node {node.type.dtype.value}"
+    )
 
 
 def reduce_shape(graph: Graph, node: Node) -> str | None:
@@ -186,7 +193,9 @@ def reduce_dtype(graph: Graph, node: Node) -> str | None:
     if not isinstance(node.op, Reduce) or node.type is None:
         return None
     (of,) = _types(graph, node)
-    wanted = {"any": DType.BOOL, "all": DType.BOOL, "argmax": DType.I64, "argmin": DType.I64}.get(node.op.kind)
+    wanted = {"any": DType.BOOL, "all": DType.BOOL, "argmax": DType.I64, "argmin": DType.I64}.get(
+        node.op.kind
+    )
     if node.op.kind in ("max", "min"):
         wanted = of.dtype
     if wanted is not None and node.type.dtype != wanted:
@@ -250,7 +259,9 @@ def scatter_shape(graph: Graph, node: Node) -> str | None:
     if of != node.type or values.dtype != of.dtype:
         return f"{node.type} of a target {of} and values {values}"
     wanted = (*of.shape[:axis], *index.shape, *of.shape[axis + 1 :])
-    return None if values.shape == wanted else f"values {values} are not of shape {TensorType(of.dtype, wanted)}"
+    return (
+        None if values.shape == wanted else f"values {values} are not of shape {TensorType(of.dtype, wanted)}"
+    )
 
 
 def kernel_operands(graph: Graph, node: Node) -> str | None:
@@ -284,7 +295,7 @@ def kernel_result(graph: Graph, node: Node) -> str | None:
         return f"is {node.type}, the Spec says {spec.output_dtypes[at].value}"
     # output_shapes only takes dimensions apart and puts them together, so sympy sizes do as well as ints.
     shapes = [type_.shape for type_ in _types(graph, of)]
-    return _shape(node, tuple(map(sympy.sympify, spec.output_shapes(shapes)[at])))  # type: ignore[arg-type]
+    return _shape(node, tuple(map(sympy.sympify, spec.output_shapes(shapes)[at])))
 
 
 def _spec_operands(spec: Attention | Gemm | Rows) -> list[tuple[DType, int | None, dict[int, int]]]:
@@ -297,7 +308,8 @@ def _spec_operands(spec: Attention | Gemm | Rows) -> list[tuple[DType, int | Non
         case Gemm():
             lead = int(spec.batched)
             weights = [
-                (w.dtype, 2 + lead, {-2: w.n, -1: w.k} if w.layout == "nk" else {-2: w.k, -1: w.n}) for w in spec.weights
+                (w.dtype, 2 + lead, {-2: w.n, -1: w.k} if w.layout == "nk" else {-2: w.k, -1: w.n})
+                for w in spec.weights
             ]
             return [(spec.x, 2 + lead, {-1: spec.k}), *weights, *extras(spec.extras)]
         case Attention():

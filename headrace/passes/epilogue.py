@@ -131,6 +131,7 @@ def _fuse(
         value = graph.add(View(maps.reshape(product, kind.shape)), (value,), kind, source=sink.source).name
     order.place(value, at)
     graph.replace(sink.name, value)
+    graph.discard({*region.nodes, *values.values(), kernel.name})
     return made.name
 
 

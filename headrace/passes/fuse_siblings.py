@@ -107,3 +107,4 @@ def _merge(graph: Graph, order: Order, group: list[Node]) -> None:
             new = next(results)
             if at in old:
                 graph.replace(old[at], new)
+        graph.discard({node.name, *old.values()})

@@ -22,6 +22,7 @@ from headrace.ir.expr import Call, Const, Expr, Ref, call, refs, substitute
 from headrace.ir.graph import Graph, Node
 from headrace.ir.index import Index, Shape
 from headrace.ir.ops import Item, Kernel, Map, Size, View
+from headrace.ir.steps import as_steps
 from headrace.ir.types import TensorType, dim
 
 
@@ -148,7 +149,7 @@ def emittable(graph: Graph, node: Node) -> bool:
         return True
     if isinstance(node.op, View):
         source = graph[node.operands[0]]
-        steps = maps.as_steps(node.op.index, typed(source).shape, typed(node).shape)
+        steps = as_steps(node.op.index, typed(source).shape, typed(node).shape)
         return steps is not None and emittable(graph, source)
     return False
 
@@ -164,7 +165,7 @@ def operand(graph: Graph, access: Access, shape: Shape) -> str | None:
         return None
     if kind.shape == shape and access.index == maps.identity(shape):
         return node.name
-    if maps.as_steps(access.index, kind.shape, shape) is None:
+    if as_steps(access.index, kind.shape, shape) is None:
         return None
     for user in graph.users(node.name):
         if isinstance(user.op, View) and user.op.index == access.index and typed(user).shape == shape:

@@ -15,6 +15,7 @@ from headrace.ir.index import Index, Shape
 from headrace.ir.ops import Contract, Kernel, Map, Reduce, Size, View
 from headrace.ir.size import ZERO
 from headrace.ir.spec import Attention
+from headrace.ir.steps import as_steps
 from headrace.ir.types import TensorType, dim
 from headrace.passes.algebra import number, tidy
 from headrace.passes.base import Pass
@@ -67,6 +68,7 @@ class RecogniseAttention(Pass):
                     graph.refuse(node.name, self.name, str(reason))
                 continue
             graph.replace(node.name, value)
+            graph.discard({node.name, *(each.name for each in outline.between)})
         graph.sweep()
 
 
@@ -222,7 +224,7 @@ class _Outline:
         kind = typed(made)
         if index == maps.identity(kind.shape) and kind.shape == shape:
             return made.name
-        if maps.as_steps(index, kind.shape, shape) is None:
+        if as_steps(index, kind.shape, shape) is None:
             raise Unreadable("the result's dimensions are mixed in a way that no view expresses")
         return self.graph.add(View(index), (made.name,), TensorType(kind.dtype, shape), source=made.source).name
 

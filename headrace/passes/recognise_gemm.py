@@ -42,9 +42,11 @@ class RecogniseGemm(Pass):
 
     def run(self, graph: Graph) -> None:
         order = Order(graph)
-        for node in list(graph):
-            if not isinstance(node.op, Contract):
+        for name in [node.name for node in graph if isinstance(node.op, Contract)]:
+            if name not in graph:
                 continue
+            node = graph[name]
+            assert isinstance(node.op, Contract)
             try:
                 kernel = _kernel(graph, node, node.op, self.claim)
             except Unreadable as reason:
@@ -57,6 +59,7 @@ class RecogniseGemm(Pass):
             if node.fx is None and absorb(graph, order, graph[kernel], 24) is None:
                 graph.replace(result, node.name)
                 graph.refuse(node.name, self.name, "FX has no value to put the product in")
+            graph.discard({node.name, result, kernel})
         graph.sweep()
 
 

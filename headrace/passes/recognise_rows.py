@@ -12,7 +12,7 @@ from headrace.ir.graph import Graph, Node
 from headrace.ir.index import Shape
 from headrace.ir.ops import Kernel, Map, Reduce, Size, View
 from headrace.ir.spec import Extra, Output, Reduction, Rows
-from headrace.ir.types import dim
+from headrace.ir.types import TensorType, dim
 from headrace.passes.algebra import number, tidy
 from headrace.passes.base import Pass
 from headrace.passes.claim import Policy

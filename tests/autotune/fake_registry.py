@@ -51,7 +51,7 @@ class Fake:
     def digest(self, dataflow: str) -> str:
         return f"digest of {dataflow}"
 
-    def instantiate(self, spec: Spec, schedule: Schedule, device: Device) -> Kernel:
+    def instantiate(self, spec: Spec, sizes: tuple[int, ...], schedule: Schedule, device: Device) -> Kernel:
         fault = str(dict(schedule.knobs).get("fault", "none"))
         if fault == "unbuildable":
             raise RuntimeError("no registers left in /secret/place/kernel.py")

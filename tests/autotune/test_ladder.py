@@ -136,6 +136,19 @@ def test_evidence_answers_once_per_revision_and_forgets_stale_templates() -> Non
     assert "flat{block=64, stages=1} in 1004.0 us (1 rows); 1 left out: not legal here" in str(step)
 
 
+@pytest.mark.parametrize(
+    "schedule", ["flat{block=x, stages=1}", "flat{", "", "flat{stages=1}", "sparse{a=1}"]
+)
+def test_unreadable_schedule_in_a_row_does_not_hide_the_others(schedule: str) -> None:
+    store = Store.in_memory()
+    name = schedule.partition("{")[0]
+    store.append([_here(schedule, 1e-6, f"digest of {name}")])
+    store.append([_here("flat{block=64, stages=1}", 1e-3, "digest of flat")])
+    answer = DatabaseEvidence(store, Fake()).best(SPEC, (4,), DEVICE)
+    assert answer is not None
+    assert str(answer.schedule) == "flat{block=64, stages=1}"
+
+
 def test_evidence_never_raises() -> None:
     class Broken(Fake):
         def digest(self, dataflow: str) -> str:

@@ -14,39 +14,56 @@ class _Seen(Exception):
     """Carries the graph out of Inductor before it generates code."""
 
 
-def joint_graph(fn: Callable[..., object], *args: torch.Tensor, dynamic: bool | None = False) -> fx.GraphModule:
+def joint_graph(
+    fn: Callable[..., object], *args: torch.Tensor, dynamic: bool | None = False
+) -> fx.GraphModule:
     """The functional ATen graph that Inductor's joint-graph pre-pass hook gets for `fn(*args)` (inference).
 
     `fn` may be a module. Nothing is compiled: the hook stops Inductor.
     """
+    return joint_graph_and_inputs(fn, *args, dynamic=dynamic)[0]
+
+
+def joint_graph_and_inputs(
+    fn: Callable[..., object], *args: torch.Tensor, dynamic: bool | None = False
+) -> tuple[fx.GraphModule, dict[str, torch.Tensor | int]]:
+    """As `joint_graph`, and the value of every placeholder by name (parameters and sizes are placeholders too)."""
+    from torch._inductor.compile_fx import compile_fx
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
     seen: list[fx.GraphModule] = []
+    inputs: list[tuple[torch.Tensor | int, ...]] = []
 
     class Stop(CustomGraphPass):
         def __call__(self, graph: fx.Graph) -> None:
             module = graph.owning_module
             assert module is not None
-            seen.append(fx.GraphModule(module, fx.Graph()))
-            kept: dict[fx.Node, fx.Node] = {}
-            copy = fx.Graph()
-            output = copy.graph_copy(graph, kept)
-            copy.output(output)
-            seen[-1] = fx.GraphModule(module, copy)
+            kept = fx.Graph()
+            kept.output(kept.graph_copy(graph, {}))
+            seen.append(fx.GraphModule(module, kept))
             raise _Seen
 
         def uuid(self) -> None:
             return None
 
+    def backend(module: fx.GraphModule, example_inputs: list[torch.Tensor]) -> Callable[..., object]:
+        try:
+            compile_fx(module, example_inputs, config_patches={"joint_custom_pre_pass": Stop()})
+        except Exception:
+            if not seen:
+                raise
+
+        def run(*given: torch.Tensor | int) -> object:
+            inputs.append(given)
+            return module(*given)
+
+        return run
+
     torch._dynamo.reset()
-    compiled = torch.compile(fn, dynamic=dynamic, options={"joint_custom_pre_pass": Stop()})
-    try:
-        with torch.no_grad():
-            compiled(*args)
-    except Exception:
-        if not seen:
-            raise
-    return seen[0]
+    with torch.no_grad():
+        torch.compile(fn, dynamic=dynamic, backend=backend)(*args)
+    names = [node.name for node in seen[0].graph.nodes if node.op == "placeholder"]
+    return seen[0], dict(zip(names, inputs[0], strict=True))
 
 
 @functools.lru_cache(maxsize=1)
@@ -57,7 +74,11 @@ def _decompositions() -> dict[torch._ops.OperatorBase, Callable[..., object]]:
 
 
 def traced(
-    fn: Callable[..., object], args: Sequence[torch.Tensor], *, decomposed: bool = False, symbolic: bool = False
+    fn: Callable[..., object],
+    args: Sequence[torch.Tensor],
+    *,
+    decomposed: bool = False,
+    symbolic: bool = False,
 ) -> fx.GraphModule:
     """A functional ATen graph by make_fx, with or without Inductor's decompositions, static or symbolic."""
 

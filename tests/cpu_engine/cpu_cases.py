@@ -293,6 +293,26 @@ CASES = [
         {},
     ),
     Case(
+        "map_elementwise",
+        k.mapped,
+        (1, 1, 1),
+        lambda g: {"x": _n(g, 32), "y": _n(g, 32), "o": _z(64)},
+        {"N": 32},
+        expect=lambda a: {"o": torch.cat([torch.minimum(a["x"], a["y"]), torch.maximum(a["x"], a["y"])])},
+    ),
+    Case(
+        "programs_that_wait_for_each_other",
+        k.turns,
+        (16, 1, 1),
+        lambda g: {"flag": _z(1, dtype=torch.int32), "o": _z(16, dtype=torch.int32), "f": _n(g, 16)},
+        {},
+        expect=lambda a: {
+            "flag": torch.tensor([16], dtype=torch.int32),
+            "o": torch.arange(16, dtype=torch.int32),
+            "f": torch.cat([a["f"][:1] * 2, (a["f"][:1] * 4).expand(15)]),
+        },
+    ),
+    Case(
         "shuffles",
         k.shuffles,
         (1, 1, 1),

@@ -401,3 +401,29 @@ def double_math(x, o, N: tl.constexpr):
     i = tl.arange(0, N)
     v = tl.load(x + i)
     tl.store(o + i, tl.exp(v) + tl.sqrt(tl.abs(v)) + tl.sum(v) + v.to(tl.float32).to(tl.float64))
+
+
+@triton.jit
+def in_order(a, b):
+    if a > b:
+        low, high = b, a
+    else:
+        low, high = a, b
+    return low, high
+
+
+@triton.jit
+def mapped(x, y, o, N: tl.constexpr):
+    i = tl.arange(0, N)
+    low, high = tl.map_elementwise(in_order, tl.load(x + i), tl.load(y + i))
+    tl.store(o + i, low)
+    tl.store(o + N + i, high)
+
+
+@triton.jit
+def turns(flag, o, f):
+    p = tl.program_id(0)
+    tl.atomic_poll(flag, p)
+    tl.store(o + p, tl.atomic_load(flag, sem="relaxed"))
+    tl.atomic_store(f + p, tl.atomic_load(f) * 2)
+    tl.atomic_store(flag, p + 1, sem="release")

@@ -94,6 +94,12 @@ def test_choosing_the_lowering() -> None:
     assert torch.equal(o, x + y)
 
 
+def test_knobs_of_gpu_code_generators_are_accepted() -> None:
+    x, y, o = torch.randn(1000), torch.randn(1000), torch.zeros(1000)
+    k.masked_add[(8,)](x, y, o, 1000, BLOCK=128, num_warps=8, num_stages=3, waves_per_eu=2, maxnreg=64)
+    assert torch.equal(o, x + y)
+
+
 def test_none_as_a_pointer() -> None:
     x, b, o = torch.randn(16), torch.randn(16), torch.zeros(16)
     maybe_bias[(1,)](x, None, o, 16)

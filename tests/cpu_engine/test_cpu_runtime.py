@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import textwrap
@@ -148,6 +149,15 @@ def test_python_threads_launch_at_the_same_time() -> None:
     for t in team:
         t.join()
     assert not wrong
+
+
+def test_the_builtin_keeps_the_code_alive() -> None:
+    signature = {"x": "*fp32", "y": "*fp32", "o": "*fp32", "n": "i32"}
+    launch = compile_direct(k.masked_add, signature, {"BLOCK": 16}).launch
+    gc.collect()
+    x, o = torch.randn(64), torch.zeros(64)
+    launch(4, 1, 1, x, x, o, 64)
+    assert torch.equal(o, x + x)
 
 
 FORK = """

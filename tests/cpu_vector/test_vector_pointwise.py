@@ -215,6 +215,20 @@ def test_transpose(m: int, n: int):
     assert torch.equal(y, x.T)
 
 
+@pytest.mark.parametrize(("bm", "bn"), [(8, 16), (16, 8), (4, 32)])
+@pytest.mark.parametrize(("m", "n"), [(20, 27), (8, 8), (1, 40)])
+def test_transpose_of_a_tile_that_is_kept_in_memory(m: int, n: int, bm: int, bn: int):
+    x, y = torch.randn(m, n + 3), torch.zeros(n, m + 2)
+    run(k.transpose_offsets, [-(-m // bm), -(-n // bn)], x, y, m, n, n + 3, m + 2, BM=bm, BN=bn)
+    e = torch.full((-(-m // bm) * bm, -(-n // bn) * bn), -1.0, dtype=torch.float64)
+    e[:m, :n] = x[:, :n]
+    e = e.exp()
+    for at in range(0, e.shape[1], bn):
+        e[:, at : at + bn] /= e[:, at : at + bn].sum(1, keepdim=True)
+    assert worst(y[:, :m], e[:m, :n].T) < 1e-6
+    assert bool((y[:, m:] == 0).all())
+
+
 @pytest.mark.parametrize("by", [0, 1, 3, -2, 16, 40])
 @pytest.mark.parametrize("n", [1, 60, 128])
 def test_shifting_a_tile_within_its_own_memory_reads_before_it_writes(n: int, by: int):

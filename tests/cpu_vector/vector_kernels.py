@@ -249,7 +249,7 @@ def dot_once(a_ptr, b_ptr, c_ptr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.con
         a = tl.load(a_ptr + m[:, None] * BK + k[None, :])
     b = tl.load(b_ptr + k[:, None] * BN + n[None, :])
     c = tl.load(c_ptr + m[:, None] * BN + n[None, :])
-    tl.store(c_ptr + m[:, None] * BN + n[None, :], tl.dot(tl.exp(a).to(a.dtype), b, c, input_precision="ieee"))
+    tl.store(c_ptr + m[:, None] * BN + n[None, :], tl.dot(tl.exp(a.to(tl.float32)).to(a.dtype), b, c, input_precision="ieee"))
 
 
 @triton.jit
@@ -327,6 +327,15 @@ def transpose(x_ptr, y_ptr, M, N, B: tl.constexpr):
     n = tl.program_id(1) * B + tl.arange(0, B)
     x = tl.load(x_ptr + m[:, None] * N + n[None, :], mask=(m[:, None] < M) & (n[None, :] < N), other=0.0)
     tl.store(y_ptr + n[:, None] * M + m[None, :], tl.trans(x), mask=(n[:, None] < N) & (m[None, :] < M))
+
+
+@triton.jit
+def transpose_offsets(x_ptr, y_ptr, M, N, sx, sy, BM: tl.constexpr, BN: tl.constexpr):
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    x = tl.load(x_ptr + m[:, None] * sx + n[None, :], mask=(m[:, None] < M) & (n[None, :] < N), other=-1.0)
+    y = tl.trans(tl.exp(x))
+    tl.store(y_ptr + n[:, None] * sy + m[None, :], y / tl.sum(y, 0)[None, :], mask=(n[:, None] < N) & (m[None, :] < M))
 
 
 @triton.jit

@@ -112,7 +112,7 @@ def compile_direct(
         cache.put_group("kernel.json", files)
     shared = runtime.get(host)
     loaded = jit.load(obj, (metadata["name"],), shared.known, host)
-    launch = shared.callable(loaded.addresses[metadata["name"]], metadata["letters"])
+    launch = shared.callable(loaded.addresses[metadata["name"]], metadata["letters"], loaded)
     return DirectKernel(
         fn.__name__, launch, metadata["engine"], metadata["engine_reason"], elapsed, text, metadata, loaded
     )

@@ -61,7 +61,7 @@ def _machine(target: CpuTarget, level: int) -> Any:
         _llvm()
         .Target.from_triple(target.triple)
         .create_target_machine(
-            cpu=target.cpu, features=target.llvm_features, opt=level, reloc="pic", jit=True
+            cpu=target.cpu, features=target.llvm_features, opt=level, reloc="pic", codemodel="small"
         )
     )
 
@@ -186,9 +186,9 @@ def address_of(name: str) -> int | None:
 def _lljit(target: CpuTarget) -> Any:
     llvm = _llvm()
     machine = llvm.Target.from_triple(target.triple).create_target_machine(
-        cpu=target.cpu, features=target.llvm_features, opt=2, reloc="pic", jit=True
+        cpu=target.cpu, features=target.llvm_features, opt=2, reloc="pic", codemodel="small"
     )
-    return llvm.create_lljit_compiler(machine, use_jit_link=False, suppress_errors=True)
+    return llvm.create_lljit_compiler(machine, use_jit_link=True, suppress_errors=True)
 
 
 def load(obj: bytes, exports: tuple[str, ...], known: Mapping[str, int], target: CpuTarget) -> Loaded:

@@ -37,6 +37,7 @@ _SAME_TYPE_PREFIXES = ("arith.", "math.", "tt.", "ub.", "llvm.")
 _NO_RESULT = frozenset(
     {
         "tt.store",
+        "tt.atomic_store",
         "tt.print",
         "tt.assert",
         "tt.return",
@@ -48,8 +49,11 @@ _NO_RESULT = frozenset(
         "gpu.barrier",
         "ttg.barrier",
         "ttg.local_barrier",
+        "tt.grid_dependency_wait",
+        "tt.grid_dependency_launch_dependents",
     }
 )
+_ATOMIC_ORDERED = ("tt.atomic_cas", "tt.atomic_load", "tt.atomic_store", "tt.atomic_poll")
 _SEGMENTS = {"tt.load": 3, "tt.store": 3, "tt.atomic_rmw": 3}
 _TERMINATORS = frozenset(
     {
@@ -317,7 +321,7 @@ class Parser(Reader):
         elif name == "tt.atomic_rmw":
             op.attrs["rmw"], op.attrs["sem"], op.attrs["scope"] = words[:3]
             del words[:3]
-        elif name == "tt.atomic_cas":
+        elif name in _ATOMIC_ORDERED:
             op.attrs["sem"], op.attrs["scope"] = words[:2]
             del words[:2]
         elif name == "tt.dot":

@@ -48,6 +48,12 @@ class _MethodDef(ctypes.Structure):
 _METH_FASTCALL = 0x0080
 
 
+class _Descriptor(bytes):
+    """The ``self`` of a builtin: what ``hr_call`` reads, and the code that must live as long."""
+
+    owner: object = None
+
+
 @dataclass(frozen=True)
 class Runtime:
     """The loaded runtime module.
@@ -62,17 +68,19 @@ class Runtime:
     owner: object
     method: _MethodDef
 
-    def callable(self, worker: int, letters: str) -> Callable[..., None]:
-        """A builtin ``f(gx, gy, gz, *args)`` for the worker at this address.
+    def callable(self, worker: int, letters: str, owner: object) -> Callable[..., None]:
+        """A builtin ``f(gx, gy, gz, *args)`` for the worker at this address; it keeps ``owner`` alive.
 
         Raises:
             CpuEngineError: more arguments than the call's buffer holds.
         """
         if len(letters) > MAX_ARGS:
             raise CpuEngineError(f"a kernel with {len(letters)} arguments; at most {MAX_ARGS} are supported")
-        descriptor = struct.pack("<QQ", worker, len(letters)) + letters.encode()
+        descriptor = _Descriptor(struct.pack("<QQ", worker, len(letters)) + letters.encode())
+        descriptor.owner = (owner, self)
         make = ctypes.pythonapi.PyCFunction_NewEx
-        make.restype, make.argtypes = ctypes.py_object, (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
+        make.restype = ctypes.py_object
+        make.argtypes = (ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p)
         function: Callable[..., None] = make(ctypes.addressof(self.method), descriptor, None)
         return function
 

@@ -13,7 +13,7 @@ from headrace.codegen.cpu.ttir import Function, PointerType, ScalarType, TensorT
 
 _FLOAT_LETTERS = {
     "f16": ("h", "half"),
-    "bf16": ("b", "bfloat"),
+    "bf16": ("b", "i16"),
     "f32": ("f", "float"),
     "f64": ("d", "double"),
 }
@@ -32,7 +32,7 @@ def letter_of(type_: Type) -> str:
 
 
 def ir_type(type_: Type) -> str:
-    """LLVM type of a scalar or pointer in the kernel's signature; 8-bit floats travel as ``i8``."""
+    """LLVM type of a scalar or pointer in the kernel's signature; bf16 travels as its bits in an ``i16``."""
     if isinstance(type_, PointerType):
         return "ptr"
     if isinstance(type_, TensorType):

@@ -85,7 +85,9 @@ class Builder:
                 raise Unmodelled
         return self.view(x, index, shape)
 
-    def map(self, expr: Expr, operands: Sequence[Operand], dtype: DType | None = None, shape: Shape | None = None) -> Node:
+    def map(
+        self, expr: Expr, operands: Sequence[Operand], dtype: DType | None = None, shape: Shape | None = None
+    ) -> Node:
         """A pointwise node over operands `x0`, `x1`, ...: broadcasts, inlines literals, rounds to `dtype`.
 
         Without `dtype` the value keeps the type of the expression; without `shape`, the broadcast shape.
@@ -111,7 +113,9 @@ class Builder:
         found = expr_dtype(expr, {f"x{at}": typed(tensor).dtype for at, tensor in enumerate(tensors)})
         if dtype is not None and found != dtype:
             expr, found = cast(dtype, expr), dtype
-        return self.add(Map(expr), [self.broadcast(tensor, shape) for tensor in tensors], TensorType(found, shape))
+        return self.add(
+            Map(expr), [self.broadcast(tensor, shape) for tensor in tensors], TensorType(found, shape)
+        )
 
     def size(self, expr: Scalar) -> Node:
         """A size as an i64 scalar."""
@@ -120,7 +124,9 @@ class Builder:
     def cast(self, x: Node, dtype: DType) -> Node:
         return x if typed(x).dtype == dtype else self.map(Ref("x0"), [x], dtype)
 
-    def reduce(self, kind: str, x: Node, axes: Sequence[int], dtype: DType | None = None, *, keep: bool = False) -> Node:
+    def reduce(
+        self, kind: str, x: Node, axes: Sequence[int], dtype: DType | None = None, *, keep: bool = False
+    ) -> Node:
         """A reduction; with `keep`, broadcast back over the reduced axes to x's shape."""
         old = typed(x)
         axes = tuple(sorted(axis % max(old.rank, 1) for axis in axes)) if old.rank else ()
@@ -139,15 +145,18 @@ class Builder:
             for letter, extent in zip(term, typed(operand).shape, strict=True):
                 if letters.setdefault(letter, extent) != extent:
                     raise Unmodelled
-        return self.add(Contract(equation), [x, y], TensorType(dtype, tuple(letters[letter] for letter in out)))
+        return self.add(
+            Contract(equation), [x, y], TensorType(dtype, tuple(letters[letter] for letter in out))
+        )
 
     # The end
 
     def commit(self, last: Node | tuple[Node | None, ...]) -> Node | tuple[Node | None, ...]:
         """Put the pending nodes into the graph; the last one carries the FX node's name."""
         if isinstance(last, tuple):
-            names = {user.args[1]: user.name for user in self.fx.users if is_getitem(user)}
-            if any(not isinstance(at, int) or last[at] is None for at in names) or len(self.fx.users) > len(names):
+            reads = [user for user in self.fx.users if user.users]
+            names = {user.args[1]: user.name for user in reads if is_getitem(user)}
+            if any(not isinstance(at, int) or last[at] is None for at in names) or len(reads) > len(names):
                 raise Unmodelled
             return tuple(
                 None if node is None else self._commit(node, names.get(at)) for at, node in enumerate(last)

@@ -56,7 +56,9 @@ def scatter(b: Builder, x: Node, axis: int, index: Node, values: Node, accumulat
     return b.add(Scatter(axis, accumulate), [x, index, b.broadcast(values, wanted)], result_type(b))
 
 
-def index_put(b: Builder, x: Node, indices: Sequence[Node | None], values: Node, accumulate: bool = False) -> Node:
+def index_put(
+    b: Builder, x: Node, indices: Sequence[Node | None], values: Node, accumulate: bool = False
+) -> Node:
     axis, where = single(indices)
     return scatter(b, x, axis, where, values, accumulate)
 

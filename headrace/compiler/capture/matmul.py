@@ -42,11 +42,13 @@ def accumulate(equation: str) -> Callable[..., Node]:
     """beta*c + alpha*(x @ y), rounded once; beta 0 ignores c, as eager does."""
 
     def entry(b: Builder, c: Node, x: Node, y: Node, *, beta: Scalar = 1, alpha: Scalar = 1) -> Node:
-        product = b.contract(equation, x, y, wide(result_type(b).dtype) if result_type(b).dtype.is_floating else DType.I64)
-        expr: Expr = Ref("x0") if alpha == 1 else call("mul", Ref("x0"), alpha)  # type: ignore[arg-type]
+        product = b.contract(
+            equation, x, y, wide(result_type(b).dtype) if result_type(b).dtype.is_floating else DType.I64
+        )
+        expr: Expr = Ref("x0") if alpha == 1 else call("mul", Ref("x0"), alpha)
         if beta == 0:
             return b.map(expr, [product], result_type(b).dtype)
-        bias: Expr = Ref("x1") if beta == 1 else call("mul", Ref("x1"), beta)  # type: ignore[arg-type]
+        bias: Expr = Ref("x1") if beta == 1 else call("mul", Ref("x1"), beta)
         return b.map(call("add", expr, bias), [product, c], result_type(b).dtype, result_type(b).shape)
 
     return entry
@@ -74,7 +76,9 @@ def matmul(b: Builder, x: Node, y: Node) -> Node:
     if ry == 1:
         y = b.reshape(y, (*typed(y).shape, ONE))
     product = batched(b, x, y, "mk,kn->mn", dtype)
-    return product if typed(product).shape == result_type(b).shape else b.reshape(product, result_type(b).shape)
+    return (
+        product if typed(product).shape == result_type(b).shape else b.reshape(product, result_type(b).shape)
+    )
 
 
 def batched(b: Builder, x: Node, y: Node, equation: str, dtype: DType) -> Node:
@@ -94,7 +98,14 @@ def batched(b: Builder, x: Node, y: Node, equation: str, dtype: DType) -> Node:
 
 
 def attend(
-    b: Builder, q: Node, k: Node, v: Node, mask: Node | None, causal: bool, scale: float | None, dropout: float
+    b: Builder,
+    q: Node,
+    k: Node,
+    v: Node,
+    mask: Node | None,
+    causal: bool,
+    scale: float | None,
+    dropout: float,
 ) -> Node:
     """softmax(scale * q k^T + mask) v, with float32 between, rounded once.
 
@@ -104,25 +115,31 @@ def attend(
     if dropout or not typed(q).dtype.is_floating:
         raise Unmodelled
     size = typed(q).shape[-1]
-    if scale is None:
-        if not size.is_Integer:
-            raise Unmodelled
+    if scale is None and size.is_Integer:
         scale = 1.0 / math.sqrt(int(size))
     if typed(q).rank >= 3:
         k, v = _repeat_heads(b, k, q), _repeat_heads(b, v, q)
     dtype = wide(typed(q).dtype)
     score = batched(b, q, k, "ik,jk->ij", dtype)
     rank = typed(score).rank
-    expr: Expr = call("mul", Ref("x0"), scale)
     operands = [score]
+    expr: Expr
+    if scale is None:
+        expr = call("div", Ref("x0"), call("sqrt", Ref("x1")))
+        operands.append(b.size(size))
+    else:
+        expr = call("mul", Ref("x0"), scale)
     if causal:
-        expr = call("where", call("le", Ref(str(dim(rank - 1))), Ref(str(dim(rank - 2)))), expr, float("-inf"))
+        expr = call(
+            "where", call("le", Ref(str(dim(rank - 1))), Ref(str(dim(rank - 2)))), expr, float("-inf")
+        )
     if mask is not None:
+        bias = Ref(f"x{len(operands)}")
         operands.append(mask)
         if typed(mask).dtype is DType.BOOL:
-            expr = call("where", Ref("x1"), expr, float("-inf"))
+            expr = call("where", bias, expr, float("-inf"))
         else:
-            expr = call("add", expr, Ref("x1"))
+            expr = call("add", expr, bias)
     shape = broadcast_shape([typed(operand).shape for operand in operands])
     score = b.map(expr, operands, dtype, shape)
     p = weights(b, score, -1, safe=mask is not None, dtype=dtype)

@@ -36,7 +36,11 @@ def formula(text: str, *defaults: Scalar) -> Entry:
 
     def entry(b: Builder, *operands: Operand) -> Node:
         missing = arity - len(operands)
-        if missing < 0 or missing > len(defaults) or any(x is None or isinstance(x, (str, list)) for x in operands):
+        if (
+            missing < 0
+            or missing > len(defaults)
+            or any(x is None or isinstance(x, (str, list)) for x in operands)
+        ):
             raise Unmodelled
         given = [*operands, *defaults[len(defaults) - missing :]]
         return compute(b, expr, given)
@@ -73,7 +77,9 @@ def _scaled(expr: Expr, alpha: Scalar) -> Expr:
 
 
 def div_mode(b: Builder, x: Operand, y: Operand, *, rounding_mode: str | None = None) -> Node:
-    floating = any(isinstance(v, float) or (isinstance(v, Node) and typed(v).dtype.is_floating) for v in (x, y))
+    floating = any(
+        isinstance(v, float) or (isinstance(v, Node) and typed(v).dtype.is_floating) for v in (x, y)
+    )
     if rounding_mode is None:
         return compute(b, parse("div(x0, x1)"), [x, y])
     if rounding_mode == "floor":
@@ -133,7 +139,9 @@ def bitwise(fn: str) -> Entry:
     """Bitwise on booleans is logical; on integers it is not modelled."""
 
     def entry(b: Builder, *operands: Operand) -> Node:
-        kinds = [typed(x).dtype is DType.BOOL if isinstance(x, Node) else isinstance(x, bool) for x in operands]
+        kinds = [
+            typed(x).dtype is DType.BOOL if isinstance(x, Node) else isinstance(x, bool) for x in operands
+        ]
         if not all(kinds):
             raise Unmodelled
         return compute(b, call(fn, *(Ref(f"x{at}") for at in range(len(operands)))), operands)
@@ -227,7 +235,11 @@ def dropout(b: Builder, x: Node, p: float, train: bool) -> Node:
 def _both(name: str, text: str, *defaults: Scalar) -> dict[object, Entry]:
     """The Tensor and the Scalar overload of a binary op."""
     packet = getattr(aten, name)
-    return {getattr(packet, overload): formula(text, *defaults) for overload in packet.overloads() if overload in ("Tensor", "Scalar")}
+    return {
+        getattr(packet, overload): formula(text, *defaults)
+        for overload in packet.overloads()
+        if overload in ("Tensor", "Scalar")
+    }
 
 
 _UNARY = {

@@ -59,7 +59,11 @@ def reducer(kind: str) -> Callable[..., Node]:
 
     def entry(b: Builder, x: Node, axes: Axes = None, *_: object, **__: object) -> Node:
         dtype = result_type(b).dtype
-        if kind in ("sum", "prod") and typed(x).dtype != dtype and not (dtype.is_floating and typed(x).dtype.is_floating):
+        if (
+            kind in ("sum", "prod")
+            and typed(x).dtype != dtype
+            and not (dtype.is_floating and typed(x).dtype.is_floating)
+        ):
             x = b.cast(x, dtype)
         if kind in ("any", "all") and typed(x).dtype is not DType.BOOL:
             x = b.map(parse("ne(x0, 0)"), [x])
@@ -109,7 +113,7 @@ def _correction(unbiased: object, correction: object) -> float:
     return 1.0 if unbiased is None or unbiased else 0.0
 
 
-def variance(root: bool, with_mean: bool) -> Callable[..., "Node | tuple[Node, ...]"]:
+def variance(root: bool, with_mean: bool) -> Callable[..., Node | tuple[Node, ...]]:
     """var, std, var_mean, std_mean in their `.default`, `.dim` and `.correction` overloads."""
 
     def entry(b: Builder, x: Node, *args: object, **kwargs: object) -> Node | tuple[Node, ...]:
@@ -179,7 +183,9 @@ def logsumexp(b: Builder, x: Node, axes: Axes, keep: bool = False) -> Node:
     chosen = axes_of(x, axes)
     peak = b.map(parse("where(eq(abs(x0), inf), 0.0, x0)"), [b.reduce("max", x, chosen)])
     exps = b.map(parse("exp(sub(x0, x1))"), [x, b.spread(peak, chosen, typed(x).shape)])
-    return finish(b, b.map(parse("add(log(x0), x1)"), [b.reduce("sum", exps, chosen), peak], result_type(b).dtype))
+    return finish(
+        b, b.map(parse("add(log(x0), x1)"), [b.reduce("sum", exps, chosen), peak], result_type(b).dtype)
+    )
 
 
 def native_layer_norm(
@@ -196,7 +202,11 @@ def native_layer_norm(
             operands.append(parameter)
     y = b.map(parse(text), operands, typed(x).dtype)
     found = [result or typed(x) for result in (*b.results, None, None, None)][:3]
-    return y, _as(b, centre, found[1]) if b.results else centre, _as(b, inverse, found[2]) if b.results else inverse
+    return (
+        y,
+        _as(b, centre, found[1]) if b.results else centre,
+        _as(b, inverse, found[2]) if b.results else inverse,
+    )
 
 
 def layer_norm(
@@ -206,7 +216,9 @@ def layer_norm(
     return native_layer_norm(b, x, shape, weight, bias, eps)[0]
 
 
-def rms_norm(b: Builder, x: Node, shape: Sequence[object], weight: Node | None = None, eps: float | None = None) -> Node:
+def rms_norm(
+    b: Builder, x: Node, shape: Sequence[object], weight: Node | None = None, eps: float | None = None
+) -> Node:
     return _rms_norm(b, x, shape, weight, eps)[0]
 
 
@@ -286,4 +298,3 @@ TABLE: Mapping[object, Callable[..., Node | tuple[Node | None, ...]]] = {
     aten.cumsum.default: scan("sum"),
     aten.cumprod.default: scan("prod"),
 }  # fmt: skip
-

@@ -181,6 +181,7 @@ TABLE: Mapping[object, Callable[..., Node | tuple[Node, ...]]] = {
     aten.select.int: select,
     aten.select_copy.int: select,
     aten.flip.default: flip,
+    torch.ops.prims.rev.default: flip,
     aten.repeat.default: repeat,
     aten.diagonal.default: diagonal,
     aten.diagonal_copy.default: diagonal,

@@ -36,7 +36,8 @@ class Captured:
 
     Attributes:
         graph: the IR graph. Its outputs are the tensor outputs of the FX graph, in order, by IR name.
-        by_fx: IR name of each FX node that is a tensor, a tuple that stayed whole, or a size.
+        by_fx: IR name of each FX node that is a tensor, a tuple that stayed whole, or a size. Absent: tuples that
+            were taken apart (their `getitem`s are there), and elements of those that nothing reads.
     """
 
     graph: Graph
@@ -62,16 +63,23 @@ class _Walk:
         source = _source(node.meta.get("stack_trace"))
         if node.op == "output":
             self.graph.outputs = tuple(
-                self.by_fx[arg.name] for arg in _flat(node.args) if isinstance(arg, fx.Node) and arg.name in self.by_fx
+                self.by_fx[arg.name]
+                for arg in _flat(node.args)
+                if isinstance(arg, fx.Node) and arg.name in self.by_fx
             )
             return
         value = node.meta.get("val")
         if isinstance(value, torch.SymInt) or (node.op == "placeholder" and type(value) is int):
-            self._bind(node, self.graph.add(Size(size_of(value)), (), _INDEX, name=node.name, fx=node.name, source=source))
+            self._bind(
+                node,
+                self.graph.add(Size(size_of(value)), (), _INDEX, name=node.name, fx=node.name, source=source),
+            )
         elif isinstance(value, (bool, int, float, torch.SymBool, torch.SymFloat)):
             return
         elif node.op == "placeholder":
-            self._bind(node, self.graph.add(Input(), (), type_of(value), name=node.name, fx=node.name, source=source))
+            self._bind(
+                node, self.graph.add(Input(), (), type_of(value), name=node.name, fx=node.name, source=source)
+            )
         elif is_getitem(node):
             self._getitem(node, source)
         else:
@@ -92,13 +100,17 @@ class _Walk:
                 self._bind(node, element)
             elif element is not None:
                 self._bind(node, _committed(Builder(self.graph, node, source), element))
-            else:
-                raise AssertionError(f"{node.name} reads element {at} of {of.name}, which was not built")
+            # An element that nothing reads (a log-sum-exp, say) has no IR node.
         else:
             assert isinstance(value, Node)
             item = Item(at if isinstance(at, int) else 0)
             operands = (value.name,)
-            self._bind(node, self.graph.add(item, operands, type_of(node.meta.get("val")), name=node.name, fx=node.name, source=source))
+            self._bind(
+                node,
+                self.graph.add(
+                    item, operands, type_of(node.meta.get("val")), name=node.name, fx=node.name, source=source
+                ),
+            )
 
     def _call(self, node: fx.Node, source: str) -> None:
         entry = TABLE.get(node.target)
@@ -122,7 +134,12 @@ class _Walk:
         if node.op == "call_function" and not isinstance(node.target, torch._ops.OpOverload):
             target = getattr(node.target, "__name__", type(node.target).__name__)
         extern = self.graph.add(
-            Extern(target), operands, type_of(node.meta.get("val")), name=node.name, fx=node.name, source=source
+            Extern(target),
+            operands,
+            type_of(node.meta.get("val")),
+            name=node.name,
+            fx=node.name,
+            source=source,
         )
         self._bind(node, extern)
 

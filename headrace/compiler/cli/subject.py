@@ -30,7 +30,7 @@ class Subject:
 
     def run(self, function: Callable[..., Any] | None = None) -> Any:
         """Call it, or a compiled form of it, with the example arguments."""
-        return (function or self.function)(*self.arguments, **self.keywords)
+        return (self.function if function is None else function)(*self.arguments, **self.keywords)
 
 
 def load(text: str) -> tuple[Subject, ...]:

@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 EVERY = 10.0
 
 
-def tasks(decisions: Iterable[Decision], graphs: Iterable[GraphRecord]) -> list[Task]:
-    """What ran, as tuning tasks: each weighs as many times as its Spec was claimed."""
+def tasks(
+    decisions: Iterable[Decision],
+    graphs: Iterable[GraphRecord],
+    times: Callable[[Decision], float] = lambda decision: 1.0,
+) -> list[Task]:
+    """What ran, as tuning tasks: each weighs as often as its Spec was claimed, times how often that runs."""
     from headrace.autotune.report import Task
 
     claimed = Counter(claim.spec for graph in graphs for claim in graph.claims)
     return [
-        Task(parse_spec(decision.spec), decision.sizes, float(claimed.get(decision.spec, 1)))
+        Task(parse_spec(decision.spec), decision.sizes, claimed.get(decision.spec, 1) * times(decision))
         for decision in decisions
     ]
 

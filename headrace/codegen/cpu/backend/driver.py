@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from triton.backends.driver import DriverBase
@@ -118,19 +119,27 @@ class CpuDriver(DriverBase):  # type: ignore[misc]
         """CPU kernels have no profile scratch."""
 
 
+@dataclass(frozen=True)
+class Function:
+    """A loaded worker and the code it lies in."""
+
+    address: int
+    code: object
+
+
 class CpuUtils:
     """Loading, under the names that Triton calls."""
 
     def load_binary(
         self, name: str, kernel: bytes, shared: int, device: object
-    ) -> tuple[Any, int, int, int, int]:
+    ) -> tuple[Any, Function, int, int, int]:
         """(module, address of the worker, registers, spills, most threads); the last three have no meaning
         here."""
         from headrace.codegen.cpu import jit, runtime, target
 
         host = target.host()
         loaded = jit.load(kernel, (name,), runtime.get(host).known, host)
-        return loaded, loaded.addresses[name], 0, 0, 1 << 30
+        return loaded, Function(loaded.addresses[name], loaded), 0, 0, 1 << 30
 
     def unload_module(self, module: object) -> None:
         """The code goes with its last reference."""
@@ -166,7 +175,7 @@ class CpuLauncher:
         gy: int,
         gz: int,
         stream: object,
-        function: int,
+        function: Any,
         packed: object,
         launch_metadata: Any,
         enter: Callable[..., None] | None,
@@ -177,7 +186,9 @@ class CpuLauncher:
         if kernel is None:
             from headrace.codegen.cpu import runtime, target
 
-            kernel = self._kernel = runtime.get(target.host()).callable(function, self._letters)
+            kernel = self._kernel = runtime.get(target.host()).callable(
+                function.address, self._letters, function
+            )
         if not self._flat:
             args = tuple(_flatten(self._signature, args))
         if enter is not None:

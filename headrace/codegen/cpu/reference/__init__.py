@@ -11,6 +11,7 @@ from headrace.codegen.cpu.reference.control import PROGRAM, FunctionLowering
 from headrace.codegen.cpu.reference.emitter import Emitter, register_type
 from headrace.codegen.cpu.target import CpuTarget
 from headrace.codegen.cpu.ttir import Function, Module
+from headrace.codegen.cpu.worker import ir_type
 
 
 def lower(function: Function, module: Module, target: CpuTarget) -> str:
@@ -38,9 +39,10 @@ class _Unit:
         e = Emitter(self.globals)
         params = []
         for k, arg in enumerate(function.args):
-            element = ttir.element_of(arg.type)
-            params.append(f"{register_type(element)} %arg{k}")
-            e.write(arg, f"%arg{k}")
+            kind = ir_type(arg.type)
+            params.append(f"{kind} %arg{k}")
+            is_bf16 = register_type(ttir.element_of(arg.type)) == "bfloat"
+            e.write(arg, e.let(f"bitcast i16 %arg{k} to bfloat") if is_bf16 else f"%arg{k}")
         below = self.body(e, function, [])
         frame = e.frame + below
         opening = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from headrace.codegen.cpu import ttir
@@ -67,6 +68,18 @@ def scan(e: Emitter, op: Op, run: RunBlock) -> None:
             for cell, register, result in zip(cells, out, op.results, strict=True):
                 e.write(cell, register)
                 e.write(result, register, at)
+
+
+def map_elementwise(e: Emitter, op: Op, run: RunBlock) -> None:
+    """Run the region on the operands' elements, one position after the other."""
+    if op.int_attr("pack") != 1:
+        raise ttir.unsupported(op, "packs of several elements; use pack=1")
+    block = op.regions[0]
+    with e.loop(math.prod(shape_of(op.results[0].type))) as i:
+        for arg, operand in zip(block.args, op.operands, strict=True):
+            e.write(arg, e.read(operand, i))
+        for result, value in zip(op.results, run(block).operands, strict=True):
+            e.write(result, e.read(value), i)
 
 
 def _accumulator(op: Op) -> ScalarType:

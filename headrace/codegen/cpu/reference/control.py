@@ -29,13 +29,25 @@ _PLAIN: dict[str, Callable[[Emitter, Op], None]] = {
     "tt.store": memory.store,
     "tt.atomic_rmw": memory.atomic_rmw,
     "tt.atomic_cas": memory.atomic_cas,
+    "tt.atomic_load": memory.atomic_load,
+    "tt.atomic_store": memory.atomic_store,
+    "tt.atomic_poll": memory.atomic_poll,
     "tt.assert": memory.assert_,
     "tt.print": memory.print_,
     "tt.dot": collective.dot,
     "tt.dot_scaled": scaled.dot_scaled,
 }
 # One thread runs a program, so a barrier inside it has nothing to wait for.
-_NOTHING = frozenset({"ttg.barrier", "gpu.barrier", "ttg.local_barrier", "llvm.intr.assume"})
+_NOTHING = frozenset(
+    {
+        "ttg.barrier",
+        "gpu.barrier",
+        "ttg.local_barrier",
+        "llvm.intr.assume",
+        "tt.grid_dependency_wait",
+        "tt.grid_dependency_launch_dependents",
+    }
+)
 
 
 class FunctionLowering:
@@ -79,18 +91,10 @@ class FunctionLowering:
         elif op.name in ("tt.get_program_id", "tt.get_num_programs"):
             kind = "pid_" if op.name == "tt.get_program_id" else "grid_"
             self.e.write(op.result, f"%{kind}{'xyz'[op.int_attr('axis')]}")
-        elif op.name == "arith.mului_extended" or op.name == "arith.mulsi_extended":
-            self.wide_multiply(op)
+        elif op.name == "tt.map_elementwise":
+            collective.map_elementwise(self.e, op, self.block)
         elif op.name not in _NOTHING:
             raise ttir.unsupported(op, "the CPU engine does not lower this operation")
-
-    def wide_multiply(self, op: Op) -> None:
-        e = self.e
-        low, high = op.results
-        for result, name in ((low, "arith.muli"), (high, "tt.mulhiui")):
-            pointwise.lower(e, Op(name, op.operands, [result], loc=op.loc))
-        if op.name == "arith.mulsi_extended":
-            raise ttir.unsupported(op, "the high half of a signed product")
 
     # ---- values that cross control flow --------------------------------------------------------------------
     def assign(self, targets: Sequence[str], values: Sequence[Value]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from headrace.codegen.cpu import ttir
 from headrace.codegen.cpu.reference import numbers
-from headrace.codegen.cpu.reference.emitter import Emitter, register_type
+from headrace.codegen.cpu.reference.emitter import Emitter, byte_size, register_type
 from headrace.codegen.cpu.ttir import Element, Op, ScalarType, TensorType, Value
 
 _ORDER = {"relaxed": "monotonic", "acquire": "acquire", "release": "release", "acq_rel": "acq_rel"}
@@ -119,6 +119,64 @@ def atomic_cas(e: Emitter, op: Op) -> None:
         pair = e.let(f"cmpxchg ptr {e.read(pointer, i)}, {bits} {expected}, {bits} {new} {order} {failure}")
         old = e.let(f"extractvalue {{ {bits}, i1 }} {pair}, 0")
         e.write(op.result, old if kind == bits else e.let(f"bitcast {bits} {old} to {kind}"), i)
+
+
+def _atomic_bits(e: Emitter, register: str, element: Element) -> str:
+    """An element as the integer of its width, which atomic loads and stores take."""
+    kind, bits = register_type(element), f"i{element.bits}"
+    return register if kind in (bits, "ptr") else e.let(f"bitcast {kind} {register} to {bits}")
+
+
+def _atomic_type(element: Element) -> str:
+    return "ptr" if register_type(element) == "ptr" else f"i{element.bits}"
+
+
+def _load_atomic(e: Emitter, element: Element, address: str, order: str) -> str:
+    stored = _atomic_type(element)
+    raw = e.let(f"load atomic {stored}, ptr {address} {order}, align {byte_size(element)}")
+    return (
+        raw
+        if register_type(element) == stored
+        else e.let(f"bitcast {stored} {raw} to {register_type(element)}")
+    )
+
+
+def atomic_load(e: Emitter, op: Op) -> None:
+    """A masked element is zero."""
+    pointer, mask = op.operands[0], op.operands[1:]
+    element = ttir.element_of(op.result.type)
+    with e.loop(_count(pointer)) as i:
+        e.write(op.result, numbers.literal(0, element), i)
+        with e.when(e.read(mask[0], i) if mask else "true"):
+            e.write(op.result, _load_atomic(e, element, e.read(pointer, i), _order(op)), i)
+
+
+def atomic_store(e: Emitter, op: Op) -> None:
+    pointer, value, mask = op.operands[0], op.operands[1], op.operands[2:]
+    element = ttir.element_of(value.type)
+    with e.loop(_count(pointer)) as i, e.when(e.read(mask[0], i) if mask else "true"):
+        raw, address = _atomic_bits(e, e.read(value, i), element), e.read(pointer, i)
+        e.line(
+            f"store atomic {_atomic_type(element)} {raw}, ptr {address} {_order(op)}, align {byte_size(element)}"
+        )
+
+
+def atomic_poll(e: Emitter, op: Op) -> None:
+    """Spin until the word holds the expected value, then give true. A time limit is not supported."""
+    if len(op.operands) != 2:
+        raise ttir.unsupported(op, "a time limit; poll without one")
+    pointer, wanted = op.operands
+    element = ttir.element_of(wanted.type)
+    kind = _atomic_type(element)
+    expected = _atomic_bits(e, e.read(wanted, "0"), element)
+    again, done = e.name("poll"), e.name("done")
+    address = e.read(pointer, "0")
+    e.jump(again)
+    e.label(again)
+    raw = e.let(f"load atomic {kind}, ptr {address} {_order(op)}, align {byte_size(element)}")
+    e.branch(e.let(f"icmp eq {kind} {raw}, {expected}"), done, again)
+    e.label(done)
+    e.write(op.result, "true")
 
 
 def text_constant(e: Emitter, text: str) -> str:

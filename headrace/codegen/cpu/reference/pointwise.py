@@ -37,6 +37,7 @@ _FLOAT = {
     "arith.divf": "fdiv",
     "arith.remf": "frem",
     "tt.precise_divf": "fdiv",
+    "tt.approx_divf": "fdiv",
 }
 _FLOAT_INTRINSIC = {
     "arith.maxnumf": "maxnum",

@@ -45,6 +45,7 @@ class Accumulate:
             if bound is not None:
                 x = g.select(f"<{self.step} x i1>", bound, vector_type("bfloat", self.step), x, "zeroinitializer")
                 y = g.select(f"<{self.step} x i1>", bound, vector_type("bfloat", self.step), y, "zeroinitializer")
+            x, y = (g.bitcast("<32 x i16>", v, "<32 x bfloat>") for v in (x, y))
             return g.call(DOT, "<16 x float>", ("<16 x float>", acc), ("<32 x bfloat>", x), ("<32 x bfloat>", y))
         if self.a is not None and self.b is not None and bound is None:
             x = self.a.eval(g, index, axis, self.step)

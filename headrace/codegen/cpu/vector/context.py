@@ -55,8 +55,14 @@ def element_type(element: Element) -> str:
     return element.name
 
 
+def text(element: str) -> str:
+    """How an element is spelled in LLVM IR. bf16 is held as i16: without the hardware LLVM would convert at each move."""
+    return "i16" if element == "bfloat" else element
+
+
 def vector_type(element: str, width: int) -> str:
-    return f"<{width} x {element}>" if width else element
+    """LLVM type of ``width`` lanes, or of a scalar when ``width`` is 0."""
+    return f"<{width} x {text(element)}>" if width else text(element)
 
 
 def const(element: str, value: float | int | bool) -> str:
@@ -80,8 +86,9 @@ def const(element: str, value: float | int | bool) -> str:
                 return "0xH7C00" if x > 0 else "0xHFC00"
         (bits,) = struct.unpack(">I", struct.pack(">f", single))
         if x != x:
-            return "0xR7FC0"
-        return f"0xR{((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF:04X}"
+            return str(0x7FC0)
+        short = ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16) & 0xFFFF
+        return str(short - 0x10000 if short >> 15 else short)
     if element == "ptr":
         return "null"
     bits = SIZES[element] * 8
@@ -186,9 +193,9 @@ class Context:
         if width == 0:
             return value
         if not value.startswith("%"):
-            return f"splat ({element} {value})"
+            return f"splat ({text(element)} {value})"
         vt = vector_type(element, width)
-        one = self.e.pure(f"insertelement {vt} poison, {element} {value}, i64 0", (value,))
+        one = self.e.pure(f"insertelement {vt} poison, {text(element)} {value}, i64 0", (value,))
         return self.e.pure(f"shufflevector {vt} {one}, {vt} poison, <{width} x i32> zeroinitializer", (one,))
 
     def shuffle(self, element: str, width: int, a: str, b: str, lanes: Sequence[int]) -> str:

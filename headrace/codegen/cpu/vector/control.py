@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from headrace.codegen.cpu.ttir import Block, Op, PointerType, Value, element_of, shape_of
 from headrace.codegen.cpu.vector import contraction, effects
-from headrace.codegen.cpu.vector.context import SIZES, element_type
+from headrace.codegen.cpu.vector.context import SIZES, element_type, text
 from headrace.codegen.cpu.vector.elementwise import Elementwise
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.errors import VectorDeclined
@@ -108,7 +108,7 @@ class Registers:
                 lowering.env[c.result] = expr
         for c in self.carried:
             if c.kind == "scalar":
-                self.inits.append((element_type(element_of(c.arg.type)), lowering.scalar(c.init)))
+                self.inits.append((text(element_type(element_of(c.arg.type))), lowering.scalar(c.init)))
             else:
                 self.inits.append((self._offset_type(c), "0"))
 
@@ -216,7 +216,7 @@ def if_else(lowering: Lowering, op: Op) -> None:
         shape = shape_of(result.type)
         element = element_type(element_of(result.type))
         if not shape:
-            types.append(element)
+            types.append(text(element))
             buffers.append(None)
         elif element in ("i1", "ptr"):
             raise VectorDeclined(f"scf.if that yields a tile of {element} is not vectorised")
@@ -264,7 +264,7 @@ def while_loop(lowering: Lowering, op: Op) -> None:
         return [lowering.scalar(v) for v in lowering.block(after)]
 
     with s.scope():
-        inits = [(k, lowering.scalar(v)) for k, v in zip(kinds, op.operands, strict=True)]
+        inits = [(text(k), lowering.scalar(v)) for k, v in zip(kinds, op.operands, strict=True)]
         finals = g.e.while_(inits, test, body)
     for result, name in zip(op.results, finals, strict=True):
         lowering.put(result, Scalar(name, element_type(element_of(result.type))))

@@ -59,16 +59,23 @@ class Elementwise(Expr):
         return apply(g, self.op, args, types, self.element, width, self.attrs, self.pointee)
 
 
-def widen_bf16(g: Context, value: str, width: int, element: str = "bfloat") -> str:
+def widen_half(g: Context, value: str, width: int, element: str) -> str:
     """f16 or bf16 to f32."""
+    if element == "bfloat":
+        it = vector_type("i32", width)
+        wide = g.cast("zext", vector_type("i16", width), value, it)
+        return g.bitcast(it, g.op("shl", it, wide, g.splat("i32", "16", width)), vector_type("float", width))
     return g.cast("fpext", vector_type(element, width), value, vector_type("float", width))
 
 
 def narrow(g: Context, value: str, width: int, element: str) -> str:
     """f32 to f16 or bf16, to nearest even, NaN kept."""
     ft, vt = vector_type("float", width), vector_type(element, width)
-    if element != "bfloat" or (g.machine.bf16_dot and width >= 4):
+    if element != "bfloat":
         return g.cast("fptrunc", ft, value, vt)
+    if g.machine.bf16_dot and width >= 4:
+        native = f"<{width} x bfloat>"
+        return g.bitcast(native, g.cast("fptrunc", ft, value, native), vt)
     it, st = vector_type("i32", width), vector_type("i16", width)
 
     def k(n: int) -> str:
@@ -80,7 +87,7 @@ def narrow(g: Context, value: str, width: int, element: str) -> str:
     quiet = g.op("or", it, g.op("lshr", it, bits, k(16)), k(64))
     nan = g.e.pure(f"fcmp uno {ft} {value}, {value}", (value,))
     chosen = g.select(vector_type("i1", width), nan, it, quiet, rounded)
-    return g.bitcast(st, g.cast("trunc", it, chosen, st), vt)
+    return g.cast("trunc", it, chosen, st)
 
 
 def cast_float(g: Context, value: str, width: int, source: str, target: str) -> str:
@@ -88,7 +95,7 @@ def cast_float(g: Context, value: str, width: int, source: str, target: str) -> 
     if source == target:
         return value
     if SIZES[source] == 2:
-        value, source = widen_bf16(g, value, width, source), "float"
+        value, source = widen_half(g, value, width, source), "float"
     if SIZES[target] == 2:
         if source == "double":
             value = _double_to_odd(g, value, width)
@@ -193,10 +200,15 @@ def apply(
         return cast_float(g, args[0], width, source, element)
     if source in ("bfloat", "half") and (op in _FLOAT or op in _MINMAX or op in vmath.NAMES or op == "arith.negf"):
         if op == "arith.negf":
-            return g.e.pure(f"fneg {vt} {args[0]}", args)
-        wide = [widen_bf16(g, a, width, source) for a in args]
+            it = vector_type("i16", width)
+            sign = g.splat("i16", "-32768", width)
+            return g.bitcast(it, g.op("xor", it, g.bitcast(vt, args[0], it), sign), vt)
+        wide = [widen_half(g, a, width, source) for a in args]
         value = apply(g, op, wide, ["float"] * len(args), "float", width, attrs)
         return narrow(g, value, width, element)
+    if source in ("bfloat", "half") and op == "arith.cmpf":
+        args = [widen_half(g, a, width, source) for a in args]
+        st = vector_type("float", width)
     if op in _FLOAT:
         flags = "" if op.endswith("divf") else "contract "
         return g.op(f"{_FLOAT[op]} {flags}".rstrip(), vt, *args)
@@ -259,7 +271,7 @@ def _cast(g: Context, op: str, value: str, source: str, element: str, width: int
         return narrow(g, g.cast(name, st, value, vector_type("float", width)), width, element)
     if name in ("fptosi", "fptoui"):
         if source in ("half", "bfloat"):
-            value, source = widen_bf16(g, value, width, source), "float"
+            value, source = widen_half(g, value, width, source), "float"
             st = vector_type(source, width)
         if element == "i1":
             raise VectorDeclined("float to i1 is not vectorised")

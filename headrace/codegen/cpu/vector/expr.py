@@ -15,7 +15,7 @@ import copy
 import itertools
 from collections.abc import Sequence
 
-from headrace.codegen.cpu.vector.context import ZERO, Context, Index, const, vector_type
+from headrace.codegen.cpu.vector.context import ZERO, Context, Index, const, text, vector_type
 
 Shape = tuple[int, ...]
 NONE = -1
@@ -189,12 +189,7 @@ class Buffer(Expr):
     ) -> None:
         super().__init__(shape, element, frozenset(d for d, n in enumerate(shape) if n > 1))
         self.pointer = pointer
-        if strides is None:
-            made = [1] * len(shape)
-            for d in range(len(shape) - 2, -1, -1):
-                made[d] = made[d + 1] * shape[d + 1]
-            strides = tuple(made)
-        self.strides = strides
+        self.strides = strides if strides is not None else packed(shape)
         self.limits = limits or {}
         self.source = source
 
@@ -231,13 +226,24 @@ class Buffer(Expr):
                 value = g.select(ct, cond, vector_type(self.element, width), value, outside)
         return value
 
+    def put(self, g: Context, index: Index, dim: int, width: int, value: str) -> None:
+        """Write ``width`` elements along ``dim``."""
+        if not width or self.strides[dim] == 1:
+            g.store(self.element, width, value, self.address(g, index))
+            return
+        vt = vector_type(self.element, width)
+        for lane in range(width):
+            at = (*index[:dim], index[dim].plus(lane), *index[dim + 1 :])
+            one = g.e.pure(f"extractelement {vt} {value}, i64 {lane}", (value,))
+            g.store(self.element, 0, one, self.address(g, at))
+
     def _strided(self, g: Context, index: Index, dim: int, width: int) -> str:
         vt = vector_type(self.element, width)
         value = "poison"
         for lane in range(width):
             at = (*index[:dim], index[dim].plus(lane), *index[dim + 1 :])
             one = g.load(self.element, 0, self.address(g, at))
-            value = g.e.pure(f"insertelement {vt} {value}, {self.element} {one}, i64 {lane}", (value, one))
+            value = g.e.pure(f"insertelement {vt} {value}, {text(self.element)} {one}, i64 {lane}", (value, one))
         return value
 
     def view(self, shape: Shape) -> Buffer:
@@ -245,10 +251,12 @@ class Buffer(Expr):
         return Buffer(self.pointer, shape, self.element)
 
 
-def is_row_major(buffer: Buffer) -> bool:
-    expect = 1
-    for size, stride in zip(reversed(buffer.shape), reversed(buffer.strides), strict=True):
-        if stride != expect:
-            return False
-        expect *= size
-    return True
+def packed(shape: Shape, fast: int | None = None) -> tuple[int, ...]:
+    """Strides of a dense tile: row-major, with dimension ``fast`` moved to the innermost place."""
+    order = [d for d in range(len(shape)) if d != fast] + ([fast] if fast is not None else [])
+    strides = [1] * len(shape)
+    step = 1
+    for d in reversed(order):
+        strides[d] = step
+        step *= shape[d]
+    return tuple(strides)

@@ -10,7 +10,7 @@ from headrace.codegen.cpu.ttir import Block, Function, Op, PointerType, Value, e
 from headrace.codegen.cpu.vector import dot, effects, masks
 from headrace.codegen.cpu.vector.affine import root_name
 from headrace.codegen.cpu.vector.combine import combine_of
-from headrace.codegen.cpu.vector.context import Context, Ix, Machine, const, element_type
+from headrace.codegen.cpu.vector.context import Context, Ix, Machine, const, element_type, text
 from headrace.codegen.cpu.vector.demand import Demand, order_of
 from headrace.codegen.cpu.vector.elementwise import NAMES, Elementwise
 from headrace.codegen.cpu.vector.emit import Values
@@ -53,7 +53,7 @@ class Lowering:
         params = []
         for k, arg in enumerate(self.function.args):
             element = element_type(element_of(arg.type))
-            params.append(f"{element} %a{k}")
+            params.append(f"{text(element)} %a{k}")
             self.env[arg] = Scalar(f"%a{k}", element)
         params += [f"i32 %{name}" for name in ("p0", "p1", "p2", "g0", "g1", "g2")]
         self.block(self.function.body)

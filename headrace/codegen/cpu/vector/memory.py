@@ -7,7 +7,7 @@ from headrace.codegen.cpu.vector.affine import Stride, address, stride_along
 from headrace.codegen.cpu.vector.context import SIZES, Context, Index, const, vector_type
 from headrace.codegen.cpu.vector.expr import NONE, Expr
 
-_SUFFIX = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "bf16", "ptr": "p0"}
+_SUFFIX = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "i16", "ptr": "p0"}
 
 
 def suffix(element: str, width: int) -> str:

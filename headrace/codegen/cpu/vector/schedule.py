@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from headrace.codegen.cpu.vector.context import ZERO, Context, Index, Ix
 from headrace.codegen.cpu.vector.elementwise import COSTS, Elementwise
 from headrace.codegen.cpu.vector.emit import Values
-from headrace.codegen.cpu.vector.expr import NONE, Broadcast, Buffer, ExpandDims, Expr, Shape, Transpose
+from headrace.codegen.cpu.vector.expr import NONE, Broadcast, Buffer, ExpandDims, Expr, Shape, Transpose, packed
 from headrace.codegen.cpu.vector.masks import Limits
 from headrace.codegen.cpu.vector.memory import Load, Pointers
 from headrace.codegen.cpu.vector.select import Select
@@ -198,7 +198,7 @@ class Tee(Expr):
     def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
         value = self.operands[0].eval(g, index, dim, width, out)
         if out == NONE:
-            g.store(self.element, width, value, self.buffer.address(g, index))
+            self.buffer.put(g, index, dim, width, value)
         return value
 
 
@@ -295,20 +295,27 @@ class Scheduler:
             tee = e.forward
             assert isinstance(tee, Tee)
             # Bounds are those of the loop that filled it; the source knows the value beyond them.
-            filled = Buffer(buffer.pointer, buffer.shape, buffer.element, None, limits, tee.operands[0])
+            filled = Buffer(buffer.pointer, buffer.shape, buffer.element, buffer.strides, limits, tee.operands[0])
             self._forward(e, filled)
             self.keep.append(tee)
 
-    def materialise(self, expr: Expr, into: Buffer | None = None, prepare: bool = True) -> Buffer:
-        """Compute a tile into memory, up to what is needed of it; later uses read it from there."""
+    def materialise(self, expr: Expr, into: Buffer | None = None, fast: int | None = None) -> Buffer:
+        """Compute a tile into memory, up to what is needed of it; later uses read it from there.
+
+        ``fast`` is the dimension to make contiguous; without it, the one along which ``expr`` is best computed.
+        """
         g = self.g
         expr = expr.resolved()
-        if isinstance(expr, Buffer) and into is None:
+        if isinstance(expr, Buffer) and into is None and (fast is None or expr.strides[fast] == 1):
             return expr
-        made = self.tee([e for e in self.prepare(expr) if e is not expr]) if prepare else []
+        made = self.tee([e for e in self.prepare(expr) if e is not expr])
         element = expr.element
         stored = "i8" if element == "i1" else element
-        buffer = into or Buffer(g.alloca(stored, numel(expr.shape)), expr.shape, stored)
+        if into is None:
+            inner = vector_dim(g, expr.shape, [expr]) if fast is None else fast
+            buffer = Buffer(g.alloca(stored, numel(expr.shape)), expr.shape, stored, packed(expr.shape, inner))
+        else:
+            buffer = into
         limits: Limits = dict(self.demand.get(expr.uid, {}))
         demanded = dict(limits)
         sourced = False
@@ -326,11 +333,11 @@ class Scheduler:
             source = expr.twin()
             self.keep.append(source)
             kept = {d: n for d, n in limits.items() if d not in demanded} if sourced else {}
-            buffer = Buffer(buffer.pointer, buffer.shape, stored, None, kept, source if kept else None)
+            buffer = Buffer(buffer.pointer, buffer.shape, stored, buffer.strides, kept, source if kept else None)
             result = buffer
             if element == "i1":
                 if kept:
-                    buffer = Buffer(buffer.pointer, buffer.shape, stored)
+                    buffer = Buffer(buffer.pointer, buffer.shape, stored, buffer.strides)
                 result = Elementwise("arith.trunci", (buffer,), expr.shape, "i1", {})
             self._forward(expr, result)
         return buffer
@@ -350,7 +357,7 @@ class Scheduler:
                     value = expr.eval(g, tuple(index), dim, width)
                     if expr.element == "i1":
                         value = g.cast("zext", f"<{width} x i1>", value, f"<{width} x i8>")
-                    g.store(buffer.element, width, value, buffer.address(g, tuple(index)))
+                    buffer.put(g, tuple(index), dim, width, value)
                 return []
 
             lanes(g, expr.shape[dim], width, limits.get(dim, ()), (), body, 4)

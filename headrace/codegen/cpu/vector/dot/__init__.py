@@ -33,7 +33,7 @@ def stored(s: Scheduler, operand: Expr, dim: int) -> Expr:
     """An operand that can be read directly along ``dim``; put into memory if it cannot."""
     if direct(operand, dim) and not isinstance(operand.resolved(), Elementwise):
         return operand
-    s.materialise(operand)
+    s.materialise(operand, fast=dim)
     return operand.resolved()
 
 

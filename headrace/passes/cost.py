@@ -1,0 +1,110 @@
+"""The cost model: a roofline over what a schedule makes a device do.
+
+    seconds = launches * L + max(flops / (F * f * u), bytes / (B * b * v)) * max(1, chip / C)
+    u       = programs / (ceil(programs / units) * units)            the last wave is rarely full
+    v       = min(1, programs / units)                               one unit cannot fill the memory bus
+
+with L, F, B, C, units of the Device and f, b the shares of the peaks that a dataflow reaches (`EFFICIENCY`).
+It ranks; it does not predict: measurements replace it wherever there are any. Sizes enter as numbers, through
+`codegen.work`, so what is solved for, a crossing of two dataflows, is an integer that is found by bisection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import sympy
+
+from headrace.codegen.work import Work, work_of
+from headrace.ir.device import Backend, Device
+from headrace.ir.dtype import DType
+from headrace.ir.schedule import LIBRARY, Schedule
+from headrace.ir.spec import Attention, Gemm, Spec
+
+FLOPS, BYTES, PROGRAMS, CHIP, LAUNCHES = sympy.symbols("flops bytes programs chip launches", nonnegative=True)
+PEAK, BANDWIDTH, UNITS, ON_CHIP, LAUNCH = sympy.symbols("F B units C L", positive=True)
+
+_WAVES = PROGRAMS / (sympy.ceiling(PROGRAMS / UNITS) * UNITS)
+_STREAMS = sympy.Min(1, PROGRAMS / UNITS)
+SECONDS = LAUNCHES * LAUNCH + sympy.Max(FLOPS / (PEAK * _WAVES), BYTES / (BANDWIDTH * _STREAMS)) * sympy.Max(
+    1, CHIP / ON_CHIP
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Efficiency:
+    """The shares of a device's peaks that a dataflow reaches.
+
+    `matrix` where 16-bit products run at the device's 16-bit peak; `calls` multiplies the cost of a launch.
+    """
+
+    flops: float
+    bandwidth: float
+    matrix: bool = True
+    calls: float = 1.0
+
+
+# The first guess. On GPUs: vector units reach half their peak in a GEMV; a library padded to 64 rows reads a
+# matrix at about 82 % of a GEMV's speed (FlashDecoding++, section 5). On CPUs: default schedules on two Zen 4
+# cores, a transformer's sizes, against the peak of two fused multiply-adds a cycle; the library's calls carry
+# repacking of 16-bit weights and the dispatch of an operator.
+EFFICIENCY: Mapping[tuple[bool, str], Efficiency] = {
+    (True, "gemv"): Efficiency(0.50, 0.90, matrix=False),
+    (True, "flat"): Efficiency(0.35, 0.85),
+    (True, "tiled"): Efficiency(0.60, 0.80),
+    (True, "prefill"): Efficiency(0.45, 0.80),
+    (True, "decode"): Efficiency(0.20, 0.85),
+    (True, "row"): Efficiency(0.50, 0.90, matrix=False),
+    (True, "row_loop"): Efficiency(0.50, 0.80, matrix=False),
+    (True, "library"): Efficiency(0.75, 0.74),
+    (False, "gemv"): Efficiency(0.50, 0.90),
+    (False, "flat"): Efficiency(0.58, 0.85),
+    (False, "tiled"): Efficiency(0.60, 0.80),
+    (False, "prefill"): Efficiency(0.20, 0.80),
+    (False, "decode"): Efficiency(0.28, 0.85),
+    (False, "row"): Efficiency(0.20, 0.90, matrix=False),
+    (False, "row_loop"): Efficiency(0.20, 0.80, matrix=False),
+    (False, "library"): Efficiency(0.45, 0.60, calls=8.0),
+}
+_CPU_ATTENTION = Efficiency(0.05, 0.60, calls=8.0)
+
+
+def seconds(spec: Spec, sizes: tuple[int, ...], schedule: Schedule, device: Device) -> float:
+    """The model's time of one call."""
+    reach = EFFICIENCY[device.backend is not Backend.CPU, schedule.dataflow]
+    if isinstance(spec, Attention) and schedule == LIBRARY and device.backend is Backend.CPU:
+        reach = _CPU_ATTENTION
+    return of_work(work_of(spec, sizes, schedule, device), reach, _sixteen(spec), device)
+
+
+def of_work(work: Work, reach: Efficiency, sixteen: bool, device: Device) -> float:
+    """The model's time of a Work; `sixteen` where products are of 16-bit operands."""
+    peak = device.flops_16 if reach.matrix and sixteen else device.flops_f32
+    return _evaluator()(
+        work.flops,
+        work.bytes,
+        max(work.programs, 1),
+        work.on_chip_bytes,
+        work.launches,
+        # Figures that a Device does not know: ones that decide nothing.
+        (peak or 1e15) * reach.flops,
+        (device.bandwidth or 1e12) * reach.bandwidth,
+        max(device.units, 1),
+        device.on_chip_bytes or 1 << 40,
+        (device.launch_seconds or 1e-6) * reach.calls,
+    )
+
+
+@lru_cache(maxsize=1)
+def _evaluator() -> Callable[..., float]:
+    order = (FLOPS, BYTES, PROGRAMS, CHIP, LAUNCHES, PEAK, BANDWIDTH, UNITS, ON_CHIP, LAUNCH)
+    function: Callable[..., float] = sympy.lambdify(order, SECONDS, modules="math")
+    return function
+
+
+def _sixteen(spec: Spec) -> bool:
+    if isinstance(spec, Gemm):
+        return spec.x in (DType.F16, DType.BF16)
+    return isinstance(spec, Attention) and spec.q in (DType.F16, DType.BF16)

@@ -1,0 +1,52 @@
+"""Discovering the processor."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from headrace.autotune import discover
+from headrace.autotune.db.store import Store
+from headrace.ir.device import Backend
+
+SMALL = 8 << 20
+
+
+def test_figures_are_measured_once_and_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Store.in_memory()
+    first = discover.discover_cpu(1, store, read_bytes=SMALL)
+    assert first.backend is Backend.CPU
+    assert first.units == 1
+    assert first.bandwidth > 1e8
+    assert first.flops_f32 > 1e8
+    assert first.flops_16 >= first.flops_f32
+
+    def measured_again(*_: object) -> float:
+        raise AssertionError("measured again")
+
+    monkeypatch.setattr(discover, "read_bandwidth", measured_again)
+    assert discover.discover_cpu(1, store, read_bytes=SMALL) == first
+    with pytest.raises(AssertionError, match="measured again"):
+        discover.discover_cpu(2, store, read_bytes=SMALL)
+
+
+def test_damaged_figures_are_measured_again() -> None:
+    store = Store.in_memory()
+    first = discover.discover_cpu(1, store, read_bytes=SMALL)
+    key = f"figures/{first.hard_key}/{first.soft_key}/read={SMALL}"
+    for text in ("{}", "no json", '{"bandwidth": -1, "flops_f32": 1, "flops_16": 1}'):
+        store.remember(key, text)
+        assert discover.discover_cpu(1, store, read_bytes=SMALL).bandwidth > 0
+
+
+def test_measuring_leaves_the_number_of_threads() -> None:
+    before = torch.get_num_threads()
+    discover.matmul_peak(1, torch.float32, size=64)
+    assert torch.get_num_threads() == before
+
+
+def test_keys_name_machine_and_features_but_no_place() -> None:
+    device = discover.discover_cpu(1, read_bytes=SMALL)
+    assert device.hard_key.startswith("cpu/")
+    assert discover.processor_name() in device.soft_key
+    assert list(device.features) == sorted(device.features)

@@ -1,0 +1,187 @@
+"""The runtime: sizes pick kernels without recompiling, and no kernel failure reaches a model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from headrace.compiler import operators, runtime
+from headrace.compiler.notices import HeadraceWarning
+from headrace.compiler.runtime import RUNTIME, Choice, Resolver
+from headrace.errors import EmitError
+from headrace.ir.dtype import DType
+from headrace.ir.evidence import Rung
+from headrace.ir.expr import Ref
+from headrace.ir.schedule import LIBRARY, Schedule
+from headrace.ir.spec import Attention, Gemm, Output, Weight
+
+F32 = DType.F32
+SPEC = Gemm(F32, (Weight("w0", F32, 5, 4, "kn"),), (Output(F32, Ref("acc_w0")),))
+TEXT = str(SPEC)
+W = torch.arange(20.0).reshape(4, 5)
+
+
+def product(inputs: Any) -> torch.Tensor:
+    return inputs[0] @ inputs[1]
+
+
+class Recording:
+    """Chooses by size and remembers what was asked of it."""
+
+    def __init__(self, kernels: dict[str, Callable[[Any], Any]], strict: bool = False) -> None:
+        self.kernels = {"library": product, **kernels}
+        self.asked: list[tuple[int, ...]] = []
+        self.built: list[str] = []
+        self.resolver = Resolver(self.choose, self.build, lambda tensor: None, strict=strict)  # type: ignore
+
+    def choose(self, spec: object, sizes: tuple[int, ...], device: object) -> Choice:
+        self.asked.append(sizes)
+        dataflow = "small" if sizes[0] <= 4 else "large"
+        return Choice(Schedule(dataflow), Rung.EXACT, f"database, {dataflow}", 1e-6, ("row",))
+
+    def build(self, spec: object, schedule: Schedule, device: object) -> Callable[[Any], Any]:
+        self.built.append(schedule.dataflow)
+        kernel = self.kernels[schedule.dataflow]
+        if kernel is None:
+            raise RuntimeError("does not build")
+        return kernel
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Recording]]:
+    def make(strict: bool = False, **kernels: Any) -> Recording:
+        recording = Recording(kernels, strict)
+        monkeypatch.setattr(RUNTIME, "_resolver", recording.resolver)
+        RUNTIME.forget()
+        return recording
+
+    yield make
+    RUNTIME.forget()
+
+
+def call(rows: int) -> torch.Tensor:
+    x = torch.randn(rows, 4)
+    result = torch.ops.headrace.run2x1(x, W, TEXT)
+    torch.testing.assert_close(result, x @ W)
+    return result
+
+
+def test_each_bucket_is_resolved_once(use: Callable[..., Recording]) -> None:
+    recording = use(small=product, large=product)
+    for rows in (1, 1, 5, 8, 6, 1, 9, 16):
+        call(rows)
+    assert recording.asked == [(1,), (5,), (9,)]
+    assert recording.built == ["small", "large", "large"]
+    assert {d.bucket: d.schedule for d in RUNTIME.decisions()} == {
+        (1,): "small{}", (8,): "large{}", (16,): "large{}"
+    }  # fmt: skip
+
+
+def test_forgetting_resolves_anew_also_for_functions_bound_before(use: Callable[..., Recording]) -> None:
+    recording = use(small=product, large=product)
+    bound = runtime.bind("CPU", TEXT)
+    x = torch.randn(2, 4)
+    for _ in range(2):
+        torch.testing.assert_close(bound(x, W), x @ W)
+    RUNTIME.forget()
+    torch.testing.assert_close(bound(x, W), x @ W)
+    assert recording.asked == [(2,), (2,)]
+
+
+def _raises(inputs: Any) -> torch.Tensor:
+    raise ValueError("cannot launch")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [
+        (None, "does not build"),
+        (_raises, "cannot launch"),
+        (lambda inputs: product(inputs)[:1].clone(), "instead of"),
+        (lambda inputs: product(inputs).double(), "instead of"),
+        (lambda inputs: (product(inputs), product(inputs)), "zip"),
+    ],
+)
+def test_a_bad_kernel_is_replaced_by_the_library_with_one_warning(
+    kernel: Any, said: str, use: Callable[..., Recording]
+) -> None:
+    recording = use(small=kernel, large=product)
+    with pytest.warns(HeadraceWarning, match=said) as warned:
+        call(3)
+    call(3)
+    call(3)
+    assert len([w for w in warned if w.category is HeadraceWarning]) == 1
+    assert recording.built == ["small", "library"]
+    (decision,) = RUNTIME.decisions()
+    assert decision.schedule == str(LIBRARY)
+    assert "failed" in decision.reason
+
+
+def test_strict_raises_what_a_kernel_raises(use: Callable[..., Recording]) -> None:
+    use(strict=True, small=_raises)
+    with pytest.raises(ValueError, match="cannot launch"):
+        torch.ops.headrace.run2x1(torch.randn(2, 4), W, TEXT)
+
+
+def test_results_are_laid_out_as_the_fake_values_promise(use: Callable[..., Recording]) -> None:
+    spec = Attention(F32, F32, F32, F32, 3, 3, 3, 8, 8)
+    attend = torch.nn.functional.scaled_dot_product_attention
+    plain = lambda inputs: attend(*inputs, scale=1.0).contiguous()  # noqa: E731
+    recording = use(small=plain, large=plain)
+    for queries in (1, 4, 7):
+        q, k, v = (torch.randn(2, 3, queries, 8) for _ in range(3))
+        for _ in range(2):
+            got = torch.ops.headrace.run3x1(q, k, v, str(spec))
+            with torch._subclasses.FakeTensorMode() as mode:
+                fake = torch.ops.headrace.run3x1(*map(mode.from_tensor, (q, k, v)), str(spec))
+            assert runtime._same_layout(got.shape, got.stride(), fake.stride())
+            torch.testing.assert_close(got, attend(q, k, v, scale=1.0))
+    assert recording.built
+
+
+def test_many_threads_get_right_results(use: Callable[..., Recording]) -> None:
+    recording = use(small=product, large=product)
+    failures: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for at in range(60):
+                call(1 + (seed * 7 + at) % 33)
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    assert len(recording.asked) == len(set(RUNTIME.decisions()))
+
+
+def test_a_stream_of_new_sizes_does_not_grow_memory(
+    use: Callable[..., Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(small=product, large=product)
+    monkeypatch.setattr(runtime, "REMEMBERED_SIZES", 16)
+    for rows in range(1, 100):
+        call(rows)
+    assert len(runtime.TABLES["CPU"][TEXT]._by_sizes) <= 16
+
+
+def test_operators_pass_torchs_own_checks(use: Callable[..., Recording]) -> None:
+    use(small=product, large=product)
+    torch.library.opcheck(
+        torch.ops.headrace.run2x1.default,
+        (torch.randn(3, 4), W, TEXT),
+        test_utils=("test_schema", "test_faketensor"),
+    )
+
+
+def test_no_operator_is_wider_than_the_table() -> None:
+    with pytest.raises(EmitError, match="at most"):
+        operators.operator(operators.MAX_INPUTS + 1, 1)

@@ -1,0 +1,193 @@
+"""Reductions, normalisations and matrix-vector products against float64."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import vector_kernels as k
+from vector_support import Guarded, run, worst
+
+REDUCE = {
+    "sum": lambda x, d: x.sum(d),
+    "max": lambda x, d: torch.where(x.isnan(), -math.inf, x).amax(d),
+    "min": lambda x, d: torch.where(x.isnan(), math.inf, x).amin(d),
+    "nan_max": lambda x, d: x.amax(d),
+    "prod": lambda x, d: x.prod(d),
+}
+OTHER = {"sum": 0.0, "max": -math.inf, "min": math.inf, "nan_max": -math.inf, "prod": 1.0}
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize(("rows", "cols", "bm", "bn"), [(1, 1, 1, 16), (7, 33, 4, 64), (64, 100, 16, 128), (5, 8, 8, 8)])
+@pytest.mark.parametrize("op", REDUCE)
+def test_reduce(op: str, rows: int, cols: int, bm: int, bn: int, axis: int):
+    torch.manual_seed(rows)
+    x = torch.randn(rows, cols)
+    if axis == 1:
+        y = torch.empty(rows)
+        expected = REDUCE[op](x.double(), 1)
+    else:
+        tiles = -(-rows // bm)
+        y = torch.empty(tiles, cols)
+        expected = torch.stack([REDUCE[op](x[t * bm : (t + 1) * bm].double(), 0) for t in range(tiles)])
+    run(k.reduce_rows, [-(-rows // bm)], x, y, rows, cols, OP=op, AXIS=axis, BM=bm, BN=bn, OTHER=OTHER[op])
+    assert worst(y, expected) < 2e-6
+
+
+@pytest.mark.parametrize("op", ["sum", "max", "min", "nan_max"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_nan_in_reductions(op: str, axis: int):
+    x = torch.randn(8, 40)
+    x[3, 7], x[5, 20] = math.nan, -math.inf
+    x[6] = math.nan
+    expected = REDUCE[op](x.double(), axis)
+    if op in ("max", "min"):
+        expected[x.isnan().all(axis)] = math.nan
+        # lanes beyond the columns hold `other`, which wins over NaN
+        if axis == 1:
+            expected[6] = OTHER[op]
+    y = torch.empty(8 if axis == 1 else 40)
+    run(k.reduce_rows, [1], x, y, 8, 40, OP=op, AXIS=axis, BM=8, BN=64, OTHER=OTHER[op])
+    assert worst(y, expected) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.int8])
+@pytest.mark.parametrize("op", ["max", "min", "xor"])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_integer_reductions(op: str, dtype: torch.dtype, axis: int):
+    torch.manual_seed(1)
+    info = torch.iinfo(dtype)
+    x = torch.randint(info.min, info.max, (6, 50), dtype=dtype)
+    other = {"max": info.min, "min": info.max, "xor": 0}[op]
+    if op == "xor":
+        expected = torch.zeros(50 if axis == 0 else 6, dtype=dtype)
+        for part in x.unbind(axis):
+            expected ^= part
+    else:
+        expected = (torch.amax if op == "max" else torch.amin)(x, axis)
+    y = torch.empty_like(expected)
+    run(k.reduce_rows, [1], x, y, 6, 50, OP=op, AXIS=axis, BM=8, BN=64, OTHER=other)
+    assert torch.equal(y, expected)
+
+
+@pytest.mark.parametrize("other", [0.0, 2.5, -1.0])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_elements_outside_the_mask_count_with_their_other_value(other: float, axis: int):
+    x = torch.rand(5, 40)
+    full = torch.full((8, 64), other)
+    full[:5, :40] = x
+    for op in ("sum", "max"):
+        y = torch.empty(5 if axis == 1 else 40)
+        run(k.reduce_rows, [1], x, y, 5, 40, OP=op, AXIS=axis, BM=8, BN=64, OTHER=other)
+        expected = REDUCE[op](full.double(), axis)[: y.numel()]
+        assert worst(y, expected) < 1e-6
+
+
+@pytest.mark.parametrize("bm", [1, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("rows", "cols", "bn"), [(1, 1, 16), (9, 64, 64), (6, 100, 128), (3, 577, 1024), (5, 1000, 1024)])
+def test_softmax(rows: int, cols: int, bn: int, dtype: torch.dtype, bm: int):
+    torch.manual_seed(cols)
+    x = (torch.randn(rows, cols) * 4).to(dtype)
+    x[0, 0] = -math.inf if cols > 1 else 1.0
+    y = torch.empty_like(x)
+    run(k.softmax, [-(-rows // bm)], x, y, rows, cols, BM=bm, BN=bn)
+    assert worst(y, torch.softmax(x.double(), 1)) < (1e-6 if dtype == torch.float32 else 4e-3)
+
+
+def test_softmax_of_nan_and_of_minus_infinity_is_nan():
+    x = torch.randn(3, 50)
+    x[0] = -math.inf
+    x[1, 4] = math.nan
+    y = torch.empty_like(x)
+    run(k.softmax, [1], x, y, 3, 50, BM=4, BN=64)
+    assert bool(y[0].isnan().all())
+    assert bool(y[1].isnan()[4])
+    assert worst(y[2], torch.softmax(x[2].double(), 0)) < 1e-6
+
+
+@pytest.mark.parametrize("cols", [1, 64, 65, 576, 1024])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_layer_norm(cols: int, dtype: torch.dtype):
+    torch.manual_seed(cols)
+    x = (torch.randn(4, cols) * 3 + 5).to(dtype)
+    w, b = torch.randn(cols).to(dtype), torch.randn(cols).to(dtype)
+    y = torch.empty_like(x)
+    run(k.layer_norm, [4], x, w, b, y, cols, 1e-5, BLOCK=1024)
+    exact = torch.nn.functional.layer_norm(x.double(), (cols,), w.double(), b.double())
+    assert worst(y, exact) < (5e-6 if dtype == torch.float32 else 8e-3)
+
+
+@pytest.mark.parametrize("cols", [3, 64, 300])
+def test_value_used_after_its_source_was_overwritten(cols: int):
+    x, r = torch.randn(4, cols), torch.randn(4, cols)
+    s = x.double() + r.double()
+    y = torch.empty_like(x)
+    run(k.add_norm_in_place, [4], x, r, y, cols, BLOCK=512)
+    assert worst(r, s) < 1e-6
+    assert worst(y, s / (s * s).sum(1, keepdim=True).sqrt()) < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("n", "kk"), [(1, 1), (16, 64), (37, 100), (64, 576), (100, 1000), (5, 4096)])
+@pytest.mark.parametrize(("bn", "bk"), [(16, 128), (4, 32), (32, 16)])
+def test_gemv_with_epilogue(n: int, kk: int, bn: int, bk: int, dtype: torch.dtype):
+    torch.manual_seed(n + kk)
+    w, x, b = torch.randn(n, kk + 3).to(dtype), torch.randn(kk).to(dtype), torch.randn(n).to(dtype)
+    y = torch.full((n + 8,), 7.0)
+    run(k.gemv, [-(-n // bn)], w, x, b, y, n, kk, kk + 3, BN=bn, BK=bk)
+    z = w[:, :kk].double() @ x.double() + b.double()
+    exact = z * torch.sigmoid(z)
+    scale = (w[:, :kk].double().abs() @ x.double().abs()).max()
+    assert float((y[:n] - exact).abs().max() / scale) < 1e-6
+    assert bool((y[n:] == 7.0).all())
+
+
+def test_gemv_over_no_columns_leaves_the_epilogue():
+    b, y = torch.randn(16), torch.empty(16)
+    run(k.gemv, [1], torch.empty(16), torch.empty(1), b, y, 16, 0, 1, BN=16, BK=32)
+    assert worst(y, b.double() * torch.sigmoid(b.double())) < 1e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("n", "kk"), [(5, 37), (64, 64), (17, 130)])
+def test_gemv_touches_nothing_outside_the_matrix(n: int, kk: int, dtype: torch.dtype):
+    for at_end in (True, False):
+        with Guarded(n * kk, dtype, at_end) as w, Guarded(kk, dtype, at_end) as x, Guarded(n, dtype, at_end) as b:
+            w.copy_(torch.randn(n * kk))
+            x.copy_(torch.randn(kk))
+            b.copy_(torch.randn(n))
+            y = torch.empty(n)
+            run(k.gemv, [-(-n // 16)], w, x, b, y, n, kk, kk, BN=16, BK=64)
+            z = w.view(n, kk).double() @ x.double() + b.double()
+            assert worst(y, z * torch.sigmoid(z)) < 1e-5
+            del w, x, b
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("bn", "bk"), [(8, 64), (16, 192 // 3), (1, 64)])
+def test_two_weight_matrices_in_one_loop_with_moving_pointers(bn: int, bk: int, dtype: torch.dtype):
+    torch.manual_seed(bn)
+    g, u, x = (torch.randn(*s).to(dtype) for s in ((48, 576), (48, 576), (576,)))
+    y = torch.empty(48)
+    run(k.gemv_swiglu, [48 // bn], g, u, x, y, K=576, BN=bn, BK=bk)
+    a, b = g.double() @ x.double(), u.double() @ x.double()
+    assert worst(y, a * torch.sigmoid(a) * b) < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("n", "kk"), [(3, 40), (16, 256), (33, 100)])
+def test_gemv_summing_tiles_first(n: int, kk: int, dtype: torch.dtype):
+    w, x, y = torch.randn(n, kk).to(dtype), torch.randn(kk).to(dtype), torch.empty(n)
+    run(k.gemv_tile, [-(-n // 4)], w, x, y, n, kk, BN=4, BK=64)
+    assert worst(y, w.double() @ x.double()) < 2e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(("n", "kk"), [(3, 40), (64, 256), (200, 100)])
+def test_gemv_with_weights_stored_by_input(n: int, kk: int, dtype: torch.dtype):
+    w, x, y = torch.randn(kk, n).to(dtype), torch.randn(kk).to(dtype), torch.empty(n)
+    run(k.gemv_kn, [-(-n // 64)], w, x, y, n, kk, BN=64, BK=32)
+    assert worst(y, x.double() @ w.double()) < 2e-6
