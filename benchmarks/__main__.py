@@ -1,16 +1,16 @@
-"""Run the benchmarks and hold the bars: `python -m benchmarks [name ...] [--no-bars] [--json] [--threads N]`."""
+"""Run the benchmarks and hold the bars: `python -m benchmarks [name ...] [--no-bars] [--json]`."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import platform
 from collections.abc import Callable
 
 import torch
 
 from benchmarks.common import Result
 from headrace.compiler.cli.output import Output
+from headrace.compiler.resolve import host_device
 
 NAMES = ("decode_smollm2", "op_gemv", "op_attention", "op_rows")
 
@@ -30,9 +30,7 @@ def main() -> int:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     out = Output(arguments.json)
-    out.line(
-        f"{platform.processor() or platform.machine()}, {arguments.threads} threads, torch {torch.__version__}"
-    )
+    out.line(f"{host_device().name}, {arguments.threads} threads, torch {torch.__version__}")
     results: list[Result] = []
     with torch.no_grad():
         for name in arguments.names or NAMES:

@@ -1,4 +1,4 @@
-"""Decode steps of SmolLM2-135M-Instruct in bfloat16: eager, Inductor and headrace, in turn, over one set of weights.
+"""Decode steps of SmolLM2-135M-Instruct in bfloat16: eager, Inductor and headrace, in turn, same weights.
 
 Bars: headrace at least 1.2 times Inductor and 2 times eager. The fraction of the bandwidth floor is printed.
 """

@@ -1,4 +1,4 @@
-"""Attention of one query over a cache, grouped heads, bfloat16: the decode shape of SmolLM2 and of an 8-billion Llama."""
+"""Attention of one query over a cache, grouped heads, bfloat16: as SmolLM2 and an 8-billion Llama decode."""
 
 from __future__ import annotations
 

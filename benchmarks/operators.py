@@ -1,4 +1,4 @@
-"""One operator, every dataflow that can compute it, and PyTorch, in turn over operands that no cache holds."""
+"""One operator, every dataflow that can compute it, and PyTorch, in turn, operands out of the caches."""
 
 from __future__ import annotations
 

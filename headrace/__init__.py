@@ -1,10 +1,10 @@
 """headrace: a graph optimizer and autotuner for PyTorch. Importing it imports neither torch nor Triton.
 
-    torch.compile(model, backend="headrace")      compile; see `headrace.Options` for `options={...}`
-    headrace.explain(compiled)(*inputs)           what was claimed, what was not, and why
-    headrace.tune(compiled)(*inputs)              measure schedules for what the model runs, and remember them
-    headrace.freeze(model)                        declare the weights constant
-    headrace.optimize(exported_program)           the same passes without Dynamo
+torch.compile(model, backend="headrace")      compile; see `headrace.Options` for `options={...}`
+headrace.explain(compiled)(*inputs)           what was claimed, what was not, and why
+headrace.tune(compiled)(*inputs)              measure schedules for what the model runs, and remember them
+headrace.freeze(model)                        declare the weights constant
+headrace.optimize(exported_program)           the same passes without Dynamo
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ if TYPE_CHECKING:
     from headrace.errors import HeadraceError
 
 __all__ = [
-    "GraphRecord", "HeadraceError", "HeadraceWarning", "Options", "Report", "backend", "explain", "freeze", "load",
-    "optimize", "save", "tune", "unfreeze",
+    "GraphRecord", "HeadraceError", "HeadraceWarning", "Options", "Report", "backend", "explain", "freeze",
+    "load", "optimize", "save", "tune", "unfreeze",
 ]  # fmt: skip
 
 

@@ -30,22 +30,30 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HEADRACE_", extra="forbid", frozen=True)
 
     database: Path | None = Field(None, description="the database of tuned results; default: the user's own")
-    tuning: Literal["off", "replay", "tune", "verify"] = Field("replay", description="how measurements are used")
+    tuning: Literal["off", "replay", "tune", "verify"] = Field(
+        "replay", description="how measurements are used"
+    )
     budget: float = Field(60.0, ge=0, description="seconds that tuning may spend in one process")
     claim: str = Field(
         "auto",
         pattern=r"^(auto|all|none|(attention|gemm|rows)(\+(attention|gemm|rows))*)$",
         description="which regions are taken from Inductor",
     )
-    target: Literal["auto", "cpu", "cuda", "hip", "library"] = Field("auto", description="the engine to run on")
+    target: Literal["auto", "cpu", "cuda", "hip", "library"] = Field(
+        "auto", description="the engine to run on"
+    )
     strict: bool = Field(False, description="raise instead of falling back")
     dump: Path | None = Field(None, description="a folder that receives every graph as text")
-    cache_dir: Path | None = Field(None, description="where graph records are kept; default: the user's cache")
+    cache_dir: Path | None = Field(
+        None, description="where graph records are kept; default: the user's cache"
+    )
     cpu_engine: bool = Field(True, description="whether Triton kernels run natively on the CPU")
     cpu_features: Literal["native", "avx512", "avx2", "baseline"] = Field(
         "native", description="instruction sets that generated CPU code may use"
     )
-    recorded_data: Path | None = Field(None, description="a folder of measurements recorded on GPUs, for tests")
+    recorded_data: Path | None = Field(
+        None, description="a folder of measurements recorded on GPUs, for tests"
+    )
 
     @classmethod
     def settings_customise_sources(

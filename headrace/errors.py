@@ -26,7 +26,9 @@ class GraphSyntaxError(HeadraceError):
 
 
 class EvaluationError(HeadraceError):
-    """Operands do not fit what is to be evaluated, or the graph has an `extern` and no way to run it was given."""
+    """Operands do not fit what is to be evaluated, or the graph has an `extern` and no way to run it was
+    given.
+    """
 
 
 class VerificationError(HeadraceError):
@@ -61,7 +63,9 @@ class CpuTargetError(HeadraceError):
 
 
 class CpuEngineError(HeadraceError):
-    """The CPU engine's own LLVM IR was rejected, or a symbol that it needs is missing; carries LLVM's message."""
+    """The CPU engine's own LLVM IR was rejected, or a symbol that it needs is missing; carries LLVM's
+    message.
+    """
 
 
 # passes
@@ -106,7 +110,9 @@ class FrozenWeightChanged(HeadraceError):
 
 
 class UnsupportedTorch(HeadraceError):
-    """The installed torch lacks a private interface that headrace uses; names it and the versions that have it."""
+    """The installed torch lacks a private interface that headrace uses; names it and the versions that have
+    it.
+    """
 
 
 class SettingsError(HeadraceError):

@@ -1,4 +1,6 @@
-"""The one place that reads the environment. Imports nothing heavy: Triton reaches it while it is being imported."""
+"""The one place that reads the environment. Imports nothing heavy: Triton reaches it while it is being
+imported.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ def environment() -> dict[str, str]:
 
 
 def kernel_directory() -> str:
-    """Where rendered kernels are written: ``HEADRACE_CACHE_DIR/kernels``, by default in the user's cache directory."""
+    """Where rendered kernels are written: ``HEADRACE_CACHE_DIR/kernels``, by default in the user's cache
+    directory.
+    """
     base = os.environ.get("HEADRACE_CACHE_DIR", "").strip()
     if not base:
         import platformdirs

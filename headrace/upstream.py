@@ -28,7 +28,9 @@ def window_complaint(torch_version: str) -> str | None:
     """Why this torch lies outside the versions that headrace is tested with, or None when it does not."""
     version = version_of(torch_version)
     if version < OLDEST_TORCH:
-        return f"torch {torch_version} is older than {_text(OLDEST_TORCH)}, the oldest that headrace works with"
+        return (
+            f"torch {torch_version} is older than {_text(OLDEST_TORCH)}, the oldest that headrace works with"
+        )
     if version > NEWEST_TORCH:
         return f"torch {torch_version} is newer than {_text(NEWEST_TORCH)}, the newest that headrace knows"
     return None
@@ -74,9 +76,9 @@ def inductor_mode_options(mode: str, dynamic: bool | None = None) -> dict[str, A
     return dict(fetch("torch._inductor", "list_mode_options")(mode, dynamic))
 
 
-def custom_graph_pass() -> type[Any]:
+def custom_graph_pass() -> Any:
     """The base class of passes that take part in Inductor's cache keys."""
-    return fetch("torch._inductor.custom_graph_pass", "CustomGraphPass")  # type: ignore[no-any-return]
+    return fetch("torch._inductor.custom_graph_pass", "CustomGraphPass")
 
 
 def installed_passes(slot: str) -> list[Any]:
@@ -87,9 +89,7 @@ def installed_passes(slot: str) -> list[Any]:
 
 def lacks_cpp_compiler(error: BaseException) -> bool:
     """True when an Inductor failure comes from a missing or broken C++ compiler."""
-    kinds = tuple(
-        fetch("torch._inductor.exc", name) for name in ("InvalidCxxCompiler", "CppCompileError")
-    )
+    kinds = tuple(fetch("torch._inductor.exc", name) for name in ("InvalidCxxCompiler", "CppCompileError"))
     return any(isinstance(cause, kinds) for cause in causes(error))
 
 

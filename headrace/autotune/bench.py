@@ -13,7 +13,7 @@ from headrace.autotune.db.rows import Check, Policy, Verdict, check_of
 from headrace.autotune.report import Task
 from headrace.autotune.verify import REPEATS
 from headrace.autotune.wire import Message, device_fields
-from headrace.ir.device import Device
+from headrace.ir.device import Backend, Device
 from headrace.ir.schedule import Schedule
 
 HARD_LIMIT = 60.0  # seconds; no honest trial takes longer
@@ -61,7 +61,7 @@ class WorkerBench:
     """
 
     def __init__(self, registry: str, device: Device, seeds: Sequence[int]) -> None:
-        self._worker = Worker(registry, device.units)
+        self._worker = Worker(registry, device.units if device.backend is Backend.CPU else 0)
         self._device = device
         self._seeds = list(seeds)
         self._longest: float | None = None

@@ -34,7 +34,7 @@ class WorkerLate(Exception):
 
 
 class Worker:
-    """One isolated process, reused over requests. Not thread-safe."""
+    """One isolated process, reused over requests, not thread-safe; 0 threads leave torch's own number."""
 
     def __init__(self, registry: str, threads: int) -> None:
         self._hello: Message = {"do": "hello", "registry": registry, "threads": threads}

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from headrace.autotune.bench import Bench, Outcome
 from headrace.autotune.db.rows import MAX_SAMPLES, Check, Observation, Policy, Stage, Verdict, race_of
 from headrace.autotune.db.store import Store
+from headrace.autotune.discover import remeasured
 from headrace.autotune.inputs import weight_slots
 from headrace.autotune.keys import environment, numerics
 from headrace.autotune.registry import Registry
@@ -35,6 +36,13 @@ def _readable(schedule: str) -> bool:
     except SpecSyntaxError:
         return False
     return True
+
+
+def _ratio(mine: Sequence[float], theirs: Sequence[float]) -> float | None:
+    """The median ratio of samples that were taken in turns, None where they were not."""
+    if len(mine) != len(theirs):
+        return None
+    return median([a / b for a, b in zip(mine, theirs, strict=True)])
 
 
 class Budget:
@@ -207,10 +215,13 @@ class Job:
             failed = not row.verdict.right and row.environment.versions == self._environment.versions
             if failed and (row.verdict is Verdict.WRONG or row.bucket == bucket(self.task.sizes)):
                 self._ratios[Schedule.parse(row.schedule)] = None
-        for row in self._here():
-            schedule = Schedule.parse(row.schedule)
-            if row.median is not None and row.sizes == self.task.sizes and schedule not in self._ratios:
-                self._ratios[schedule] = row.median / self.default_seconds
+        here = [row for row in self._here() if row.sizes == self.task.sizes and row.samples]
+        defaults = {row.race: row for row in here if row.schedule == str(self.default)}
+        for row in here:
+            schedule, rival = Schedule.parse(row.schedule), defaults.get(row.race)
+            if schedule not in self._ratios:
+                paired = _ratio(row.samples, rival.samples) if rival is not None and row.race else None
+                self._ratios[schedule] = paired or median(row.samples) / self.default_seconds
 
     def _opening(self, schedule: Schedule) -> float | None:
         """The default's seconds per call, by measuring or from an earlier run; None when it does not run."""
@@ -247,18 +258,19 @@ class Job:
             return True
         self._checks[schedule] = outcome.check
         mine, theirs = outcome.samples[schedule], outcome.samples[self.default]
-        if median(mine) < PLAUSIBLE * self._floor() <= PLAUSIBLE * median(theirs):
+        if self._implausible(median(mine), median(theirs)):
             # No row: that says something about the clock or the bandwidth figure, not about the kernel.
             self._ratios[schedule] = None
             self._failures["implausible"] += 1
             self.say("trial", schedule, verdict="implausible", seconds=median(mine))
             return True
         late = schedule in outcome.slow
-        ratio = (
-            mine[0] / median(theirs) if late else median([a / b for a, b in zip(mine, theirs, strict=True)])
-        )
-        self._ratios[schedule] = ratio
-        self._keep(schedule, Verdict.SLOW if late else Verdict.OK, Stage.SCREEN, samples=mine)
+        self._ratios[schedule] = _ratio(mine, theirs) or mine[0] / median(theirs)
+        # Both sides are kept: a run that ends before its final can still compare like with like.
+        race = "" if late else race_of([theirs, mine])
+        self._keep(schedule, Verdict.SLOW if late else Verdict.OK, Stage.SCREEN, samples=mine, race=race)
+        if not late:
+            self._keep(self.default, Verdict.OK, Stage.SCREEN, samples=theirs, race=race, baseline=True)
         self.say("trial", schedule, verdict="slow" if late else "ok", seconds=median(mine))
         return True
 
@@ -343,10 +355,18 @@ class Job:
 
     def _policy(self, stage: Stage) -> Policy:
         rounds = FINAL_ROUNDS if stage is Stage.FINAL else SCREEN_ROUNDS
-        return Policy(stage, self._cache, 2, rounds)
+        return Policy(stage, self._cache, rounds=rounds)
 
     def _digest(self, dataflow: str) -> str:
         return self._registry.digest(dataflow)
+
+    def _implausible(self, mine: float, default: float) -> bool:
+        """Whether a time lies below what memory and arithmetic allow, though the default's does not."""
+        if not mine < PLAUSIBLE * self._floor() <= PLAUSIBLE * default:
+            return False
+        # The figures may date from a busier moment: only what also beats those of this moment is refused.
+        self._device = remeasured(self._device)
+        return mine < PLAUSIBLE * self._floor()
 
     def _floor(self) -> float:
         return floor_seconds(self.task.spec, self.task.sizes, self._device, cold=self._cache == "cold")

@@ -20,6 +20,8 @@ from headrace.ir.schedule import Schedule
 from headrace.ir.spec import parse_spec
 
 if TYPE_CHECKING:
+    import torch
+
     from headrace.autotune.measure import Ring
     from headrace.autotune.verify import Case
 
@@ -44,7 +46,8 @@ def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
         if message["do"] == "hello":
             import torch
 
-            torch.set_num_threads(message["threads"])
+            if message["threads"]:
+                torch.set_num_threads(message["threads"])
             bench = _Bench(load_registry(message["registry"]))
             replies.write(encode({"ready": True}))
         elif bench is not None:
@@ -69,6 +72,7 @@ class _Bench:
         self._kernels: OrderedDict[tuple[object, ...], Kernel] = OrderedDict()
         self._cases: OrderedDict[tuple[object, ...], Case] = OrderedDict()
         self._case_bytes = 0
+        self._arena: torch.Tensor | None = None
         self._ring: tuple[object, Ring] | None = None
 
     def trial(self, message: Message) -> Message:
@@ -153,15 +157,20 @@ class _Bench:
         return self._cases[key]
 
     def _operands(self, message: Message) -> Ring:
-        from headrace.autotune.measure import make_ring
+        import torch
+
+        from headrace.autotune.measure import COLD_BYTES, make_ring
 
         key = (message["spec"], tuple(message["sizes"]), message["cache"])
         if self._ring is None or self._ring[0] != key:
-            self._ring = None  # let go of the old one first: it is large
+            self._ring = None
             device = torch_name(device_of(message["device"]))
+            cold = message["cache"] == "cold"
+            if cold and self._arena is None:
+                self._arena = torch.empty(COLD_BYTES, dtype=torch.uint8, device=device)
             ring = make_ring(
                 parse_spec(message["spec"]), tuple(message["sizes"]), message["seeds"][0],
-                cold=message["cache"] == "cold", device=device,
+                cold=cold, device=device, arena=self._arena,
             )  # fmt: skip
             self._ring = (key, ring)
         return self._ring[1]

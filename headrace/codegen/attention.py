@@ -1,7 +1,8 @@
 """Attention kernels: the Plans of `prefill` (one pass over the keys) and `decode` (keys split over programs).
 
-The mask is read as a conjunction. Conjuncts that compare j with an expression free of j bound the keys that a tile of
-queries sees; only keys between the bounds are read, and tiles inside them skip the mask when bounds are all it says.
+The mask is read as a conjunction. Conjuncts that compare j with an expression free of j bound the keys that
+a tile of queries sees; only keys between the bounds are read, and tiles inside them skip the mask when
+bounds are all it says.
 """
 
 from __future__ import annotations
@@ -12,7 +13,17 @@ from dataclasses import dataclass, replace
 
 from headrace.codegen import expr_triton as et
 from headrace.codegen.expr_triton import Code, Kind, Value
-from headrace.codegen.plan import Buffer, Facts, Launch, Param, Plan, Read, conversion, next_power_of_two, pointer
+from headrace.codegen.plan import (
+    Buffer,
+    Facts,
+    Launch,
+    Param,
+    Plan,
+    Read,
+    conversion,
+    next_power_of_two,
+    pointer,
+)
 from headrace.errors import ScheduleError
 from headrace.ir.device import Device
 from headrace.ir.dtype import DType
@@ -40,7 +51,8 @@ def conjuncts(mask: Expr) -> tuple[Expr, ...]:
 
 
 def bounds(mask: Expr, extras: tuple[Extra, ...]) -> Bounds:
-    """Split a mask into bounds of j and the rest. `j <= e` is `j < e + 1`; e must be an integer expression."""
+    """Split a mask into bounds of j and the rest. `j <= e` is `j < e + 1`; e must be an integer
+    expression."""
     floating = {extra.name for extra in extras if extra.dtype.is_floating or extra.dtype is DType.BOOL}
     lower: list[Expr] = []
     upper: list[Expr] = []
@@ -78,7 +90,9 @@ def rises(expr: Expr) -> bool:
         return True
     if isinstance(expr, Call) and expr.fn in ("add", "maximum", "minimum"):
         return all(rises(arg) for arg in expr.args)
-    return isinstance(expr, Call) and expr.fn == "sub" and rises(expr.args[0]) and "i" not in refs(expr.args[1])
+    return (
+        isinstance(expr, Call) and expr.fn == "sub" and rises(expr.args[0]) and "i" not in refs(expr.args[1])
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +110,8 @@ class Limit:
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """How a template spells its query rows: prefill has a vector i and a scalar h, decode packs heads into rows."""
+    """How a template spells its query rows: prefill has a vector i and a scalar h, decode packs heads into
+    rows."""
 
     i: str
     h: str
@@ -108,7 +123,10 @@ class _Rows:
 
     def env(self, *, tile: bool) -> dict[str, Value]:
         index = "[:, None]" if tile else ""
-        found = {"b": et.name("b", Kind.INT, natural=True), "j": et.name("j", Kind.INT, natural=True, index="[None, :]")}
+        found = {
+            "b": et.name("b", Kind.INT, natural=True),
+            "j": et.name("j", Kind.INT, natural=True, index="[None, :]"),
+        }
         if self.i == "0":
             found["i"] = et.literal(0)
         else:
@@ -119,7 +137,11 @@ class _Rows:
 
 def _offset(extra: Extra, rows: _Rows, *, tile: bool) -> Code:
     index = "[:, None]" if tile else ""
-    text = {"b": "b", "h": f"h{index}" if rows.h == "rows" else "h", "i": f"{rows.i}{index}" if rows.i != "0" else "0"}
+    text = {
+        "b": "b",
+        "h": f"h{index}" if rows.h == "rows" else "h",
+        "i": f"{rows.i}{index}" if rows.i != "0" else "0",
+    }
     text["j"] = "j[None, :]"
     terms = []
     for dim in extra.dims:
@@ -184,7 +206,8 @@ def _context(spec: Attention, rows: _Rows, block_j: int) -> dict[str, object]:
         "heads": spec.heads, "k_group": spec.heads // spec.k_heads, "v_group": spec.heads // spec.v_heads,
         "qk_convert": Code("" if spec.q is spec.k else ".to(tl.float32)"),
         # Weights of softmax lie in [0, 1] and may take the value operand's type; others keep float32's range.
-        "narrow": spec.v is not DType.F32 and (_online(spec) or spec.normalizer.weighting is Weighting.SIGMOID),
+        "narrow": spec.v is not DType.F32
+        and (_online(spec) or spec.normalizer.weighting is Weighting.SIGMOID),
     }  # fmt: skip
 
 
@@ -218,7 +241,10 @@ def _limit(spec: Attention, rows: _Rows, expr: Expr) -> Limit:
     if rows.i == "0":
         expr = fold(substitute(expr, {"i": Const(0)}))
     elif "i" in names and rises(expr) and not names & per_row and not (rows.h == "rows" and "h" in names):
-        ends = [et.render(expr, env | {"i": et.name(f"{end}_i", Kind.INT, natural=True)}).code for end in ("first", "last")]
+        ends = [
+            et.render(expr, env | {"i": et.name(f"{end}_i", Kind.INT, natural=True)}).code
+            for end in ("first", "last")
+        ]
         return Limit(ends[0], ends[1], vector=False)
     text = et.render(expr, env).code
     vector = bool(names & per_row) or ("i" in names and rows.i != "0") or (rows.h == "rows" and "h" in names)
@@ -264,7 +290,11 @@ def _plan(spec: Attention, template: str, context: Mapping[str, object], launche
         contiguous=(),
         inner=("q", "k", "v", *(f"{e.name}_t" for e in extras if e.dims[-1] == "j")),
         exact=exact,
-        sizes=(("B, _, I, _", "q.shape"), ("J", "k.shape[2]"), *((f"{n}_strides", f"{n}.stride()") for n in strided)),
+        sizes=(
+            ("B, _, I, _", "q.shape"),
+            ("J", "k.shape[2]"),
+            *((f"{n}_strides", f"{n}.stride()") for n in strided),
+        ),
         outputs=(Buffer("o", spec.out, ("B", str(spec.heads), "I", str(spec.d_v))),),
         workspace=workspace,
         launches=launches,
@@ -275,7 +305,13 @@ def _prefill(spec: Attention, knobs: Mapping[str, int | str], facts: Facts) -> P
     rows = _Rows("i", "scalar", "(i < I)")
     block_i, block_j = int(knobs["block_i"]), int(knobs["block_j"])
     pointers, strides = _inputs(spec)
-    params = [*pointers, pointer("O", spec.out, "o"), Param("I", "i32", "I"), Param("J", "i32", "J"), *strides]
+    params = [
+        *pointers,
+        pointer("O", spec.out, "o"),
+        Param("I", "i32", "I"),
+        Param("J", "i32", "J"),
+        *strides,
+    ]
     params += _strides("o", "bhi", "o")
     context = _context(spec, rows, block_j) | {"block_i": block_i}
     context["params"] = [p.declaration for p in params]
@@ -298,7 +334,13 @@ def _decode(spec: Attention, knobs: Mapping[str, int | str], facts: Facts) -> Pl
     sizes = [Param("I", "i32", "I"), Param("J", "i32", "J")]
     out, out_strides = pointer("O", spec.out, "o"), _strides("o", "bhi", "o")
     partial = [pointer("ACC", DType.F32, "acc"), pointer("STATE", DType.F32, "state")]
-    params = [*pointers, *(partial if splits > 1 else [out]), *sizes, *strides, *(() if splits > 1 else out_strides)]
+    params = [
+        *pointers,
+        *(partial if splits > 1 else [out]),
+        *sizes,
+        *strides,
+        *(() if splits > 1 else out_strides),
+    ]
     context = _context(spec, rows, block_j) | {
         "block_r": block_r, "splits": splits, "group": group, "single": single,
         "groups": spec.heads // group, "block_s": next_power_of_two(splits),
@@ -308,12 +350,17 @@ def _decode(spec: Attention, knobs: Mapping[str, int | str], facts: Facts) -> Pl
     context["merge_params"] = [p.declaration for p in merge]
     packed = f"(I * {group} + {block_r - 1}) // {block_r}"
     warps, stages = int(knobs.get("num_warps", 4)), int(knobs.get("num_stages", 2))
-    launches = [Launch("decode", tuple(params), (str(splits), f"B * {spec.heads // group}", packed), warps, stages)]
+    launches = [
+        Launch("decode", tuple(params), (str(splits), f"B * {spec.heads // group}", packed), warps, stages)
+    ]
     workspace: tuple[Buffer, ...] = ()
     if splits > 1:
         launches.append(Launch("decode_merge", tuple(merge), ("I", f"B * {spec.heads}", "1"), 2, 1))
         rows_total = ("B", str(spec.heads), "I", str(splits))
-        workspace = (Buffer("acc", DType.F32, (*rows_total, str(spec.d_v))), Buffer("state", DType.F32, (*rows_total, "2")))
+        workspace = (
+            Buffer("acc", DType.F32, (*rows_total, str(spec.d_v))),
+            Buffer("state", DType.F32, (*rows_total, "2")),
+        )
     return _plan(spec, "decode", context, tuple(launches), workspace, ("I == 1",) if single else ())
 
 

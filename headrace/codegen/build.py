@@ -1,7 +1,7 @@
 """Build a kernel for a target that need not be present, and report what the artefact needs.
 
-`cuda:80`, `cuda:90`, `cuda:100` and `hip:gfx942` are built by Triton's own compilers down to cubin and hsaco; `cpu`
-by the CPU engine for this machine.
+`cuda:80`, `cuda:90`, `cuda:100` and `hip:gfx942` are built by Triton's own compilers down to cubin and
+hsaco; `cpu` by the CPU engine for this machine.
 """
 
 from __future__ import annotations
@@ -81,7 +81,9 @@ def _build(module: Mapping[str, Any], launch: Launch, target: str, device: Devic
     full = {name: signature.get(name, "constexpr") for name in function.arg_names}
     # As at a usual launch: addresses and strides are multiples of 16, sizes are not.
     aligned = {p.name for p in launch.params if p.type.startswith("*") or p.type == "i64"}
-    attrs = {(at,): [["tt.divisibility", 16]] for at, name in enumerate(function.arg_names) if name in aligned}
+    attrs = {
+        (at,): [["tt.divisibility", 16]] for at, name in enumerate(function.arg_names) if name in aligned
+    }
     arch: int | str = device.arch if device.backend is Backend.ROCM else int(device.arch.removeprefix("sm_"))
     options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
     try:
@@ -91,10 +93,14 @@ def _build(module: Mapping[str, Any], launch: Launch, target: str, device: Devic
             options=options,
         )
     except Exception as error:
-        raise BuildError(f"{launch.function} does not build for {target}: {type(error).__name__}: {error}") from error
+        raise BuildError(
+            f"{launch.function} does not build for {target}: {type(error).__name__}: {error}"
+        ) from error
     if device.backend is Backend.ROCM:
         text = made.asm["amdgcn"]
-        return BuiltKernel(launch.function, made.asm["hsaco"], read_amdgcn(text, int(made.metadata.shared)), text)
+        return BuiltKernel(
+            launch.function, made.asm["hsaco"], read_amdgcn(text, int(made.metadata.shared)), text
+        )
     binary = made.asm["cubin"]
     resources, sass = read_cubin(binary, int(made.metadata.shared))
     return BuiltKernel(launch.function, binary, resources, sass)

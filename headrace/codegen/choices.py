@@ -1,7 +1,7 @@
 """Knobs, defaults and legality of each dataflow, per backend.
 
-Defaults are the first guess for a device that was never measured. On GPUs they keep accumulators within the register
-file and tiles within shared memory, so that no default spills (held by the builds in `targets.py`).
+Defaults are the first guess for a device that was never measured. On GPUs they keep accumulators within the
+register file and tiles within shared memory, so that no default spills (held by the builds in `targets.py`).
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _gpu(device: Device) -> bool:
 def _launch_knobs(device: Device, warps: int, stages: int | None) -> tuple[Knob, ...]:
     if not _gpu(device):
         return ()
-    found = [Knob("num_warps", warps, (1, 2, 4, 8) if device.warp == 32 else (1, 2, 4, 8))]
+    found = [Knob("num_warps", warps, (1, 2, 4, 8))]
     if stages is not None:
         found.append(Knob("num_stages", stages, (1, 2, 3, 4, 5)))
     return tuple(found)
@@ -67,7 +67,10 @@ def _unknown(schedule: Schedule, allowed: Mapping[str, tuple[Value, ...]]) -> st
 def _launch_ranges(device: Device, stages: bool) -> dict[str, tuple[Value, ...]]:
     if not _gpu(device):
         return {}
-    return {"num_warps": (1, 2, 4, 8, 16)} | ({"num_stages": (1, 2, 3, 4, 5)} if stages else {})
+    found: dict[str, tuple[Value, ...]] = {"num_warps": (1, 2, 4, 8, 16)}
+    if stages:
+        found["num_stages"] = (1, 2, 3, 4, 5)
+    return found
 
 
 def _threads(schedule: Schedule, device: Device) -> int:
@@ -87,8 +90,13 @@ class GemvChoices:
         widest = max(w.n for w in spec.weights)
         row_major = spec.weights[0].layout == "nk"
         if not _gpu(device):
-            # The CPU engine keeps sums per row in vector registers; a whole tile would live in memory.
-            block_n, block_k = (16, 512) if row_major else (64, 16)
+            # The CPU engine keeps sums per row in vector registers (a whole tile would live in memory)
+            # and reads block_n rows as four streams: long ones from main memory, else enough programs.
+            tiles = max(1, sum(w.n for w in spec.weights) // gemm.accumulators(spec))
+            block_n = 256 if widest >= 8192 else (64 if tiles >= 64 * 4 * max(device.units, 1) else 32)
+            block_k = 64
+            if not row_major:
+                block_n, block_k = 64, 16
             while spec.k % block_k and block_k > 16:
                 block_k //= 2
             return (
@@ -111,7 +119,8 @@ class GemvChoices:
     def legal(self, spec: Spec, sizes: Sizes | None, schedule: Schedule, device: Device) -> str | None:
         assert isinstance(spec, Gemm)
         ranges: dict[str, tuple[Value, ...]] = {
-            "block_m": (1, 2, 4), "block_n": powers(1, 512), "block_k": powers(1, 4096), "reduce": ("row", "tile"),
+            "block_m": (1, 2, 4), "block_n": powers(1, 512), "block_k": powers(1, 4096),
+            "reduce": ("row", "tile"),
         }  # fmt: skip
         reason = _unknown(schedule, ranges | _launch_ranges(device, False))
         if reason is not None:
@@ -120,9 +129,15 @@ class GemvChoices:
         if tile > _MAX_TILE:
             return f"a tile of {tile} elements is too large"
         if sizes is not None and sizes[-1] > 64:
-            return f"gemv reads the weights once per {schedule['block_m']} rows; m = {sizes[-1]} is for flat or tiled"
+            return (
+                f"gemv reads all weights per {schedule['block_m']} rows; m = {sizes[-1]} is for flat or tiled"
+            )
         if _gpu(device):
-            held = tile * gemm.accumulators(spec) * (int(schedule["block_m"]) if schedule["reduce"] == "tile" else 1)
+            held = (
+                tile
+                * gemm.accumulators(spec)
+                * (int(schedule["block_m"]) if schedule["reduce"] == "tile" else 1)
+            )
             return _limit("accumulators", held // _threads(schedule, device), 128, "registers a thread")
         return None
 
@@ -152,7 +167,11 @@ class DotChoices:
             block_n, block_k = 64, 64
             while k % block_k and block_k > 16:
                 block_k //= 2
-            found = [Knob("block_m", block_m, values_m), Knob("block_n", block_n, values_n), Knob("block_k", block_k, values_k)]
+            found = [
+                Knob("block_m", block_m, values_m),
+                Knob("block_n", block_n, values_n),
+                Knob("block_k", block_k, values_k),
+            ]
             extra = [Knob("split_k", 1, (1, 2, 4, 8))] if self.split else [Knob("group_m", 8, (1, 4, 8, 16))]
             return (*found, *extra)
         block_n = (64 if single else 128) // min(pair, 2)
@@ -166,7 +185,8 @@ class DotChoices:
         stages = 2 if device.backend is Backend.ROCM or single else (4 if self.split else 3)
         warps = 8 if block_m * block_n * pair >= 128 * 128 else 4
         found = [
-            Knob("block_m", block_m, values_m), Knob("block_n", block_n, values_n), Knob("block_k", block_k, values_k),
+            Knob("block_m", block_m, values_m), Knob("block_n", block_n, values_n),
+            Knob("block_k", block_k, values_k),
             *_launch_knobs(device, warps, stages),
         ]  # fmt: skip
         if not self.split:
@@ -206,11 +226,24 @@ class PrefillChoices:
         head = max(spec.d_k, spec.d_v)
         single = DType.F32 in (spec.q, spec.k, spec.v)
         if not _gpu(device):
-            return (Knob("block_i", nearest(values_i, min(64, next_power_of_two(sizes[1]))), values_i), Knob("block_j", 64, values_j))
-        block_i, block_j = (64, 64) if not single and head <= 64 else ((64, 32) if not single and head <= 128 else (16, 32))
-        block_i = nearest(values_i, max(16, min(block_i, next_power_of_two(sizes[1]))))
-        return (Knob("block_i", block_i, values_i), Knob("block_j", block_j, values_j),
-                *_launch_knobs(device, 4, 1 if single or device.backend is Backend.ROCM else 2))  # fmt: skip
+            return (
+                Knob("block_i", nearest(values_i, min(64, next_power_of_two(sizes[1]))), values_i),
+                Knob("block_j", 64, values_j),
+            )
+        # Chosen by what the builds of `targets.py` need: the largest tiles whose registers do not spill.
+        warps, stages = 4, 1 if single or device.backend is Backend.ROCM else 2
+        if single:
+            block_i, block_j, warps = (32, 32, 4) if head <= 64 else (32, 16, 8)
+        elif head <= 64:
+            block_i, block_j = 64, 64
+        elif head <= 128:
+            block_i, block_j, warps = (64, 32, 4) if device.backend is Backend.ROCM else (128, 32, 8)
+        else:
+            block_i, block_j = 32, 32
+        fitting = nearest(values_i, max(16, min(block_i, next_power_of_two(sizes[1]))))
+        warps = warps if fitting == block_i else 4
+        return (Knob("block_i", fitting, values_i), Knob("block_j", block_j, values_j),
+                *_launch_knobs(device, warps, stages))  # fmt: skip
 
     def legal(self, spec: Spec, sizes: Sizes | None, schedule: Schedule, device: Device) -> str | None:
         assert isinstance(spec, Attention)
@@ -236,7 +269,8 @@ class DecodeChoices:
         block_j = 64 if max(spec.d_k, spec.d_v) <= 128 and not (single and _gpu(device)) else 32
         return (Knob("block_r", block_r, values_r), Knob("block_j", block_j, powers(16, 256)),
                 Knob("splits", nearest(splits, fill), splits),
-                *_launch_knobs(device, 4, 1 if single or device.backend is Backend.ROCM else 2))  # fmt: skip
+                *_launch_knobs(device, 8 if single else 4, 1 if single or device.backend is Backend.ROCM
+                else 2))  # fmt: skip
 
     def legal(self, spec: Spec, sizes: Sizes | None, schedule: Schedule, device: Device) -> str | None:
         assert isinstance(spec, Attention)

@@ -35,7 +35,8 @@ Sizes = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Dataflow:
-    """A way to compute a kind of Spec. `sizes` are always the Spec's run-time sizes; None where not yet known."""
+    """A way to compute a kind of Spec. `sizes` are always the Spec's run-time sizes; None where not yet
+    known."""
 
     name: str
     template: str
@@ -47,7 +48,9 @@ class Dataflow:
 
     def default(self, spec: Spec, sizes: Sizes, device: Device) -> Schedule:
         """The schedule of all defaults."""
-        return Schedule(self.name, tuple((knob.name, knob.default) for knob in self.knobs(spec, sizes, device)))
+        return Schedule(
+            self.name, tuple((knob.name, knob.default) for knob in self.knobs(spec, sizes, device))
+        )
 
     def legal(self, spec: Spec, sizes: Sizes | None, schedule: Schedule, device: Device) -> str | None:
         """None where the schedule computes the Spec on the device, else the reason why not."""

@@ -3,14 +3,16 @@
 `render` gives every sub-expression a kind (bool, int or float) and writes Triton that computes what
 `ir.expr.evaluate` computes, under these rules:
 
-- Floating arithmetic is float32. Casts to floating types inside an expression are dropped (float32 keeps more than the
+- Floating arithmetic is float32. Casts to floating types inside an expression are dropped (float32 keeps
+more than the
   bfloat16 or float16 that eager PyTorch rounded to); the one rounding left is that of the store.
 - Casts to integer types truncate, casts to `b8` compare with zero.
 - `maximum`, `minimum` and `relu` propagate NaN; `floordiv` and `mod` floor, for integers too.
 - Integers and booleans become float32 where they meet a float, and under every function that yields floats.
 
-Text of this module is the only kind of expression text that templates accept (`Code`, checked in `render.py`).
-Functions that Triton's language lacks come from `headrace.codegen.functions`, imported as `hr` in every kernel.
+Text of this module is the only kind of expression text that templates accept (`Code`, checked in
+`render.py`). Functions that Triton's language lacks come from `headrace.codegen.functions`, imported as
+`hr` in every kernel.
 """
 
 from __future__ import annotations
@@ -52,7 +54,8 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """Triton text with its kind; `const` where it is a literal, `natural` where it is an integer known >= 0."""
+    """Triton text with its kind; `const` where it is a literal, `natural` where it is an integer known >=
+    0."""
 
     text: str
     kind: Kind
@@ -83,7 +86,9 @@ def literal(value: bool | int | float) -> Value:
     if math.isnan(value):
         return Value('float("nan")', Kind.FLOAT, value)
     if abs(value) > _F32_MAX:
-        return Value('float("inf")' if value > 0 else 'float("-inf")', Kind.FLOAT, math.copysign(math.inf, value))
+        return Value(
+            'float("inf")' if value > 0 else 'float("-inf")', Kind.FLOAT, math.copysign(math.inf, value)
+        )
     if abs(value) < _F32_TINY:
         value = 0.0
     return Value(repr(value) if value >= 0 else f"({value!r})", Kind.FLOAT, value)
@@ -99,7 +104,9 @@ def render(expr: Expr, env: Mapping[str, Value]) -> Value:
         return literal(expr.value)
     if isinstance(expr, Ref):
         if expr.name not in env:
-            raise RenderError(f"expression reads {expr.name!r}; a template here offers {', '.join(sorted(env))}")
+            raise RenderError(
+                f"expression reads {expr.name!r}; a template here offers {', '.join(sorted(env))}"
+            )
         return env[expr.name]
     return _call(expr, [render(arg, env) for arg in expr.args])
 
@@ -132,8 +139,8 @@ def _as_int(value: Value, dtype: str = "int32") -> Value:
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
 _COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _UNARY = {
-    "exp": "tl.exp", "exp2": "tl.exp2", "log": "tl.log", "log2": "tl.log2", "sqrt": "tl.sqrt", "rsqrt": "tl.rsqrt",
-    "sin": "tl.sin", "cos": "tl.cos", "erf": "tl.erf", "sigmoid": "tl.sigmoid",
+    "exp": "tl.exp", "exp2": "tl.exp2", "log": "tl.log", "log2": "tl.log2", "sqrt": "tl.sqrt",
+    "rsqrt": "tl.rsqrt", "sin": "tl.sin", "cos": "tl.cos", "erf": "tl.erf", "sigmoid": "tl.sigmoid",
     "expm1": "hr.expm1", "log1p": "hr.log1p", "tanh": "hr.tanh",
 }  # fmt: skip
 
@@ -208,22 +215,33 @@ def _where(args: list[Value]) -> Value:
     yes, no = _same_kind(args[1:])
     if chosen.const is not None:
         return yes if chosen.const else no
-    return Value(f"tl.where({chosen.code}, {yes.code}, {no.code})", yes.kind, natural=yes.natural and no.natural)
+    return Value(
+        f"tl.where({chosen.code}, {yes.code}, {no.code})", yes.kind, natural=yes.natural and no.natural
+    )
 
 
 def _floor_division(fn: str, args: list[Value]) -> Value:
     left, right = _arithmetic(args)
     if left.kind is Kind.FLOAT:
-        return Value(f"hr.{'floor_divide' if fn == 'floordiv' else 'remainder'}({left.text}, {right.text})", Kind.FLOAT)
+        return Value(
+            f"hr.{'floor_divide' if fn == 'floordiv' else 'remainder'}({left.text}, {right.text})", Kind.FLOAT
+        )
     if left.natural and right.natural:
-        return Value(f"({left.text} {'//' if fn == 'floordiv' else '%'} {right.text})", Kind.INT, natural=True)
-    return Value(f"hr.{'floor_divide_int' if fn == 'floordiv' else 'remainder_int'}({left.text}, {right.text})", Kind.INT)
+        return Value(
+            f"({left.text} {'//' if fn == 'floordiv' else '%'} {right.text})", Kind.INT, natural=True
+        )
+    return Value(
+        f"hr.{'floor_divide_int' if fn == 'floordiv' else 'remainder_int'}({left.text}, {right.text})",
+        Kind.INT,
+    )
 
 
 def _power(args: list[Value]) -> Value:
     base, exponent = args
     whole = exponent.const
-    if base.kind is not Kind.FLOAT and not (base.kind is Kind.INT and isinstance(whole, int) and 0 <= whole <= 8):
+    if base.kind is not Kind.FLOAT and not (
+        base.kind is Kind.INT and isinstance(whole, int) and 0 <= whole <= 8
+    ):
         base = as_float(base)
     if whole is not None and math.isfinite(whole) and whole == int(whole) and 1 <= abs(whole) <= 8:
         product = Value(f"hr.power_{abs(int(whole))}({_tensor(base)})", base.kind)
@@ -240,7 +258,9 @@ def _arithmetic(args: list[Value]) -> tuple[Value, Value]:
     left, right = args
     if Kind.FLOAT in (left.kind, right.kind):
         return as_float(left), as_float(right)
-    return _as_int(left) if left.kind is Kind.BOOL else left, _as_int(right) if right.kind is Kind.BOOL else right
+    return _as_int(left) if left.kind is Kind.BOOL else left, _as_int(
+        right
+    ) if right.kind is Kind.BOOL else right
 
 
 def _same_kind(args: list[Value]) -> tuple[Value, Value]:
@@ -276,7 +296,8 @@ def filled(value: Value, shape: str) -> Code:
 
 
 def conjunction(values: list[str]) -> Code:
-    """`a & b & c` of texts that are each atomic or parenthesised; empty text when there is nothing to test."""
+    """`a & b & c` of texts that are each atomic or parenthesised; empty text when there is nothing to
+    test."""
     return Code(" & ".join(values))
 
 

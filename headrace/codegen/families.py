@@ -32,7 +32,8 @@ def supported(spec: Spec, device: Device) -> str | None:
 
 
 def facts(spec: Spec, schedule: Schedule, sizes: tuple[int, ...]) -> Facts:
-    """What a kernel may assume when its first call has these run-time sizes and operands in the usual layout."""
+    """What a kernel may assume when its first call has these run-time sizes and operands in the usual
+    layout."""
     if isinstance(spec, Gemm):
         return gemm.default_facts(spec)
     if isinstance(spec, Attention):

@@ -13,7 +13,9 @@ import triton.language as tl
 @triton.jit
 def expm1(x):
     """exp(x) - 1, by its series where exp would cancel."""
-    small = x * (1.0 + x * (0.5 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x * (1 / 5040)))))))
+    small = x * (
+        1.0 + x * (0.5 + x * (1 / 6 + x * (1 / 24 + x * (1 / 120 + x * (1 / 720 + x * (1 / 5040))))))
+    )
     return tl.where(tl.abs(x) < 0.35, small, tl.exp(x) - 1.0)
 
 
@@ -87,14 +89,18 @@ def power_8(x):
 
 @triton.jit
 def floor_divide(x, y):
-    """floor(x / y)."""
-    return tl.floor(x / y)
+    """floor(x / y), from the exact remainder: the quotient itself may round up to a whole number."""
+    q = tl.floor(x / y)
+    r = tl.fma(-q, y, x)
+    low = tl.where(y > 0.0, r < 0.0, r > 0.0)
+    high = tl.where(y > 0.0, r >= y, r <= y)
+    return tl.where(low, q - 1.0, tl.where(high, q + 1.0, q))
 
 
 @triton.jit
 def remainder(x, y):
     """x - y floor(x / y), the sign of y."""
-    return x - y * tl.floor(x / y)
+    return tl.fma(-floor_divide(x, y), y, x)
 
 
 @triton.jit

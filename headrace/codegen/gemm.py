@@ -1,16 +1,29 @@
 """Gemm kernels: which weights a program reads, and the Plans of `gemv`, `flat` and `tiled`.
 
-Outputs that read a common weight form a Job: one pass over K feeds them all. Jobs share one launch; a program finds
-its job from its tile number. Weights, N and K are part of the code, M (and the batch) are run-time sizes.
+Outputs that read a common weight form a Job: one pass over K feeds them all. Jobs share one launch; a
+program finds its job from its tile number. Weights, N and K are part of the code, M (and the batch) are
+run-time sizes.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from headrace.codegen import expr_triton as et
 from headrace.codegen.expr_triton import Code, Kind, Value
-from headrace.codegen.plan import Buffer, Facts, Launch, Param, Plan, Read, cdiv, conversion, next_power_of_two, pointer
+from headrace.codegen.plan import (
+    Buffer,
+    Facts,
+    Launch,
+    Param,
+    Plan,
+    Read,
+    cdiv,
+    conversion,
+    next_power_of_two,
+    pointer,
+)
 from headrace.errors import ScheduleError
 from headrace.ir.device import Backend, Device
 from headrace.ir.dtype import DType
@@ -21,7 +34,8 @@ from headrace.ir.spec import Extra, Gemm, Output
 
 @dataclass(frozen=True, slots=True)
 class WeightArg:
-    """One weight as a template sees it; `row` and `batch` are strides, `column` its place in a split-K partial row."""
+    """One weight as a template sees it; `row` and `batch` are strides, `column` its place in a split-K
+    partial row."""
 
     name: str
     transposed: bool  # stored [k, n]
@@ -130,7 +144,10 @@ def shared_loop(spec: Gemm, jobs: tuple[Job, ...]) -> Job | None:
 
     Shared memory is allotted for every loop in a kernel, so on GPUs one loop for Q, K and V needs a third.
     """
-    kinds = {tuple((spec.weights[at].dtype, spec.weights[at].layout) for at in _weights(spec, g)) for g in groups(spec)}
+    kinds = {
+        tuple((spec.weights[at].dtype, spec.weights[at].layout) for at in _weights(spec, g))
+        for g in groups(spec)
+    }
     strides = {tuple((w.row, w.transposed, w.convert) for w in job.weights) for job in jobs}
     if len(jobs) < 2 or len(kinds) > 1 or len(strides) > 1:
         return None
@@ -143,8 +160,10 @@ def shared_loop(spec: Gemm, jobs: tuple[Job, ...]) -> Job | None:
 def _read(extra: Extra, n: int, even: bool, tile: bool) -> Read:
     """The load of a contiguous extra in an epilogue."""
     text = {
-        "b": "b", "m": "m.to(tl.int64)[:, None]" if tile else "m.to(tl.int64)", "n": "n[None, :]" if tile else "n"
-    }  # fmt: skip
+        "b": "b",
+        "m": "m.to(tl.int64)[:, None]" if tile else "m.to(tl.int64)",
+        "n": "n[None, :]" if tile else "n",
+    }
     size = {"b": "", "m": "M", "n": str(n)}
     terms = []
     for at, dim in enumerate(extra.dims):
@@ -187,14 +206,15 @@ def plan(spec: Gemm, schedule: Schedule, device: Device, facts: Facts | None = N
     jobs = _jobs(spec, facts, block_n, tile=dot)
     steps = cdiv(spec.k, block_k)
     split = min(split, steps)
+    merge_n = min(256, next_power_of_two(max(w.n for w in spec.weights)))
     common = {common_dtype(spec.x, w.dtype) for w in spec.weights}
-    context = {
+    context: dict[str, Any] = {
         "name": schedule.dataflow, "batched": spec.batched, "k": spec.k, "jobs": jobs,
         "block_m": block_m, "block_n": block_n, "block_k": block_k, "even_k": spec.k % (block_k * split) == 0,
         "split": split, "chunk": cdiv(steps, split) * block_k, "columns": sum(w.n for w in spec.weights),
         "reduce_tile": knobs.get("reduce") == "tile", "group_m": int(knobs.get("group_m", 8)),
         "x_convert": Code("" if not dot or common == {spec.x} else ".to(tl.float32)"),
-        "shared": shared_loop(spec, jobs) if dot else None, "merge_n": min(256, next_power_of_two(max(w.n for w in spec.weights))),
+        "shared": shared_loop(spec, jobs) if dot else None, "merge_n": merge_n,
     }  # fmt: skip
     inputs = _params(spec)
     outputs = [pointer(f"Y{at}", output.dtype, f"y{at}") for at, output in enumerate(spec.outputs)]
@@ -213,7 +233,7 @@ def plan(spec: Gemm, schedule: Schedule, device: Device, facts: Facts | None = N
     if split > 1:
         partial = pointer("PARTIAL", DType.F32, "partial")
         extras = inputs[1 + len(spec.weights) :]
-        merge = _jobs(spec, facts, int(context["merge_n"]), tile=False)
+        merge = _jobs(spec, facts, merge_n, tile=False)
         context["merge_jobs"] = merge
         first = (*inputs[: 1 + len(spec.weights)], partial, *size)
         second = (partial, *extras, *outputs, *size)

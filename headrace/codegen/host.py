@@ -1,8 +1,8 @@
 """The launcher of a kernel as Python text: straight-line code that checks, allocates, and calls.
 
-A call costs as much as the kernels it launches are small, so nothing here is looped over or looked up at run time: each
-variant of a kernel gets two functions, `call(inputs)` and `into(inputs, outputs)`. Operands that break the variant's
-assumptions go to `otherwise`, which makes them fit (see `kernel.py`).
+A call costs as much as the kernels it launches are small, so nothing here is looped over or looked up at
+run time: each variant of a kernel gets two functions, `call(inputs)` and `into(inputs, outputs)`. Operands
+that break the variant's assumptions go to `otherwise`, which makes them fit (see `kernel.py`).
 """
 
 from __future__ import annotations
@@ -22,13 +22,19 @@ def _strides(buffer: Buffer, transposed: bool) -> str:
     if transposed:
         _, h, i, d = buffer.shape
         return f"({i} * {int(h) * int(d)}, {d}, {int(h) * int(d)}, 1)"
-    return "(" + "".join(f"{' * '.join(buffer.shape[at + 1 :]) or '1'}, " for at in range(len(buffer.shape))) + ")"
+    return (
+        "("
+        + "".join(f"{' * '.join(buffer.shape[at + 1 :]) or '1'}, " for at in range(len(buffer.shape)))
+        + ")"
+    )
 
 
 def _allocation(buffer: Buffer, like: str, *, cpu: bool, transposed: bool = False) -> str:
     dtype = f"dtype_{buffer.dtype.value}"
     device = "" if cpu else ", device=device"
-    if buffer.shape[0].startswith("*"):  # Rows: an output of the first operand's shape, or of its leading dimensions
+    if buffer.shape[0].startswith(
+        "*"
+    ):  # Rows: an output of the first operand's shape, or of its leading dimensions
         if buffer.shape[0] != "*shape":
             return f"{buffer.name} = new({buffer.shape[0][1:]}, dtype={dtype}{device})"
         return f"{buffer.name} = empty((*shape,), {like}.stride(), {'' if cpu else 'dtype='}{dtype}{device})"
@@ -44,7 +50,9 @@ def _conditions(plan: Plan) -> str:
     checks += list(plan.exact)
     names = [name.strip() for text, _ in plan.sizes for name in text.split(",")]
     fixed = {text.partition(" == ")[0] for text in plan.exact}
-    checks += [f"{name} > 0" for name in names if name in ("B", "M", "I", "J", "R", "N") and name not in fixed]
+    checks += [
+        f"{name} > 0" for name in names if name in ("B", "M", "I", "J", "R", "N") and name not in fixed
+    ]
     return " and ".join(checks)
 
 
@@ -54,9 +62,8 @@ def _launch(launch: Launch, at: int, *, direct: bool, pointers: frozenset[str]) 
         hosts = [f"{p.host}.data_ptr()" if p.host in pointers else p.host for p in launch.params]
         return f"launch_{at}({grid}, {', '.join(hosts)})"
     hosts = [p.host for p in launch.params]
-    return (
-        f"launch_{at}[({grid})]({', '.join(hosts)}, num_warps={launch.num_warps}, num_stages={launch.num_stages})"
-    )
+    options = f"num_warps={launch.num_warps}, num_stages={launch.num_stages}"
+    return f"launch_{at}[({grid})]({', '.join(hosts)}, {options})"
 
 
 def source(plan: Plan, spec: Spec, *, cpu: bool, direct: bool) -> str:
@@ -74,7 +81,9 @@ def source(plan: Plan, spec: Spec, *, cpu: bool, direct: bool) -> str:
     workspace = [_allocation(b, plan.operands[0], cpu=cpu) for b in plan.workspace]
     outputs = [_allocation(b, plan.operands[0], cpu=cpu, transposed=transposed) for b in plan.outputs]
     strides = ["o_strides = o.stride()"] if transposed else []
-    launches = [_launch(launch, at, direct=direct, pointers=pointers) for at, launch in enumerate(plan.launches)]
+    launches = [
+        _launch(launch, at, direct=direct, pointers=pointers) for at, launch in enumerate(plan.launches)
+    ]
     names = ", ".join(b.name for b in plan.outputs)
     conditions = _conditions(plan) or "True"
     written = "" if transposed else " and ".join(f"{b.name}.is_contiguous()" for b in plan.outputs)
@@ -89,7 +98,9 @@ def source(plan: Plan, spec: Spec, *, cpu: bool, direct: bool) -> str:
         f"if not ({conditions} and {written}):", "    otherwise(inputs, outputs)", "    return",
         *device, *workspace, *launches,
     ]  # fmt: skip
-    return "\n".join([call[0], *(f"    {line}" for line in call[1:]), "", "", into[0], *(f"    {x}" for x in into[1:]), ""])
+    return "\n".join(
+        [call[0], *(f"    {line}" for line in call[1:]), "", "", into[0], *(f"    {x}" for x in into[1:]), ""]
+    )
 
 
 def bind(plan: Plan, spec: Spec, launchers: Sequence[Any], otherwise: Callable[..., Any], *,
@@ -105,4 +116,3 @@ def bind(plan: Plan, spec: Spec, launchers: Sequence[Any], otherwise: Callable[.
         scope["empty"] = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
     exec(compile(text, f"<launcher of {plan.template}>", "exec"), scope)
     return scope["call"], scope["into"]
-

@@ -1,9 +1,9 @@
 """Kernel: a Spec, a Schedule and a Device become something that can be called with tensors.
 
-`instantiate` renders the dataflow's template, writes the text to the kernel directory (Triton and tracebacks read
-source from files), compiles it, and binds a launcher to it. Operands in another layout than the text assumes get another
-variant of the same kernel or a contiguous copy; empty operands go to the library. A result is never wrong for the sake
-of speed: what no variant takes, the library computes.
+`instantiate` renders the dataflow's template, writes the text to the kernel directory (Triton and
+tracebacks read source from files), compiles it, and binds a launcher to it. Operands in another layout than
+the text assumes get another variant of the same kernel or a contiguous copy; empty operands go to the
+library. A result is never wrong for the sake of speed: what no variant takes, the library computes.
 """
 
 from __future__ import annotations
@@ -53,8 +53,9 @@ class Variant:
 class Kernel:
     """A callable kernel: `kernel(inputs)` returns one tensor, or a tuple where the Spec has several outputs.
 
-    Gemm and Rows outputs are contiguous; Attention's `[B, H, I, d_v]` is a transposed `[B, I, H, d_v]`, as SDPA gives.
-    `into(inputs, outputs)` writes into the caller's tensors instead. Both are plain functions bound at the first call.
+    Gemm and Rows outputs are contiguous; Attention's `[B, H, I, d_v]` is a transposed `[B, I, H, d_v]`, as
+    SDPA gives. `into(inputs, outputs)` writes into the caller's tensors instead. Both are plain functions
+    bound at the first call.
     """
 
     __slots__ = ("_call", "_device", "_direct", "_into", "_library", "_variants", "schedule", "spec")
@@ -75,26 +76,32 @@ class Kernel:
 
     @property
     def fast(self) -> host.Call:
-        """The function behind `kernel(inputs)` as it is bound now, for a dispatcher that saves one Python call."""
+        """The function behind `kernel(inputs)` as it is bound now, for a dispatcher that saves one Python
+        call."""
         return self._call
 
     def into(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """Compute into tensors of the Spec's output shapes and dtypes, any strides; they may not overlap the inputs."""
+        """Compute into tensors of the Spec's output shapes and dtypes, any strides; they may not overlap
+        the inputs."""
         self._into(inputs, outputs)
 
     @property
     def source(self) -> str:
-        """The rendered Triton text of the newest variant, empty for `library`; before the first call, of the usual one."""
+        """The rendered Triton text of the newest variant, empty for `library`; before the first call, of
+        the usual one."""
         if self.schedule.dataflow == "library":
             return ""
         if self._variants:
             return next(reversed(self._variants.values())).source
-        plan = families.plan(self.spec, self.schedule, self._device, families.facts(self.spec, self.schedule, (1, 1024, 1024)))
+        plan = families.plan(
+            self.spec, self.schedule, self._device, families.facts(self.spec, self.schedule, (1, 1024, 1024))
+        )
         return render(plan.template, plan.context)
 
     @property
     def launch_info(self) -> Mapping[str, Any]:
-        """For reports: dataflow, file, launches with their grids, and the CPU engine's report where it compiled."""
+        """For reports: dataflow, file, launches with their grids, and the CPU engine's report where it
+        compiled."""
         newest = next(reversed(self._variants.values())) if self._variants else None
         found: dict[str, Any] = {"dataflow": self.schedule.dataflow, "variants": len(self._variants)}
         if newest is not None:
@@ -144,7 +151,8 @@ class Kernel:
         return self._general(inputs, None)
 
     def _general(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor] | None) -> Any:
-        """Any operands: check, make them fit a variant, compute. The fast path is set to the first variant that fits."""
+        """Any operands: check, make them fit a variant, compute. The fast path is set to the first variant
+        that fits."""
         shapes = check(self.spec, inputs)
         empty = any(0 in shape for shape in shapes) or any(0 in s for s in self.spec.output_shapes(shapes))
         if self.schedule.dataflow == "library" or empty:
@@ -157,7 +165,9 @@ class Kernel:
                 self._install(variant)
         results = _allocate(self.spec, shapes, inputs[0]) if outputs is None else tuple(outputs)
         usable = [
-            r if (r.stride(-1) == 1 if isinstance(self.spec, Attention) else r.is_contiguous()) else r.contiguous()
+            r
+            if (r.stride(-1) == 1 if isinstance(self.spec, Attention) else r.is_contiguous())
+            else r.contiguous()
             for r in results
         ]
         variant.into(fitted, usable)
@@ -174,7 +184,9 @@ class Kernel:
         results = self._library(inputs)
         if outputs is None:
             return results
-        for output, result in zip(outputs, results if isinstance(results, tuple) else (results,), strict=True):
+        for output, result in zip(
+            outputs, results if isinstance(results, tuple) else (results,), strict=True
+        ):
             output.copy_(result)
         return None
 
@@ -186,7 +198,9 @@ class Kernel:
             return self._fit_rows(inputs, self.spec, shapes)
         reading = [extra.dims for extra in self.spec.extras]
         fitted = [_inner(t) for t in inputs[:3]]
-        fitted += [_inner(t) if dims.endswith("j") else t for t, dims in zip(inputs[3:], reading, strict=True)]
+        fitted += [
+            _inner(t) if dims.endswith("j") else t for t, dims in zip(inputs[3:], reading, strict=True)
+        ]
         return fitted, families.facts(self.spec, self.schedule, self.spec.sizes(shapes))
 
     def _fit_gemm(self, inputs: Sequence[Tensor]) -> tuple[list[Tensor], Facts]:
@@ -197,13 +211,17 @@ class Kernel:
         plain = [t.contiguous() for t in inputs]
         if all(w.is_contiguous() for w in weights) or any(w.stride(-1) != 1 for w in weights):
             return plain, usual
-        strides = tuple((w.stride(0) if spec.batched else w.shape[0] * w.stride(-2), w.stride(-2)) for w in weights)
+        strides = tuple(
+            (w.stride(0) if spec.batched else w.shape[0] * w.stride(-2), w.stride(-2)) for w in weights
+        )
         facts = Facts(strides=strides)
         if facts not in self._variants and len(self._variants) >= _MAX_VARIANTS:
             return plain, usual
         return [plain[0], *weights, *plain[1 + len(weights) :]], facts
 
-    def _fit_rows(self, inputs: Sequence[Tensor], spec: Rows, shapes: Sequence[Sequence[int]]) -> tuple[list[Tensor], Facts]:
+    def _fit_rows(
+        self, inputs: Sequence[Tensor], spec: Rows, shapes: Sequence[Sequence[int]]
+    ) -> tuple[list[Tensor], Facts]:
         n = spec.sizes(shapes)[1]
         fitted = [t.contiguous() if extra.dims else t for t, extra in zip(inputs, spec.inputs, strict=True)]
         if not self._variants or Facts(sizes=(n,)) in self._variants:
@@ -230,7 +248,9 @@ def _allocate(spec: Spec, shapes: Sequence[Sequence[int]], like: Tensor) -> tupl
     for shape, dtype in zip(spec.output_shapes(shapes), spec.output_dtypes, strict=True):
         if isinstance(spec, Attention):
             b, h, i, d = shape
-            found.append(torch.empty((b, i, h, d), dtype=dtype.to_torch(), device=like.device).transpose(1, 2))
+            found.append(
+                torch.empty((b, i, h, d), dtype=dtype.to_torch(), device=like.device).transpose(1, 2)
+            )
         else:
             found.append(torch.empty(tuple(shape), dtype=dtype.to_torch(), device=like.device))
     return tuple(found)
@@ -266,12 +286,15 @@ def constants_of(function: Any) -> dict[str, object]:
 
 
 def module_of(template: str, text: str) -> tuple[str, Mapping[str, Any]]:
-    """Write a rendered text to the kernel directory (atomically; its name is its hash) and run it as a module.
+    """Write a rendered text to the kernel directory (atomically; its name is its hash) and run it as a
+    module.
 
     Returns:
         The path, and the module's names.
     """
-    digest = hashlib.sha256(f"{CODEGEN_VERSION}\0{template_digest(template)}\0{text}".encode()).hexdigest()[:20]
+    digest = hashlib.sha256(f"{CODEGEN_VERSION}\0{template_digest(template)}\0{text}".encode()).hexdigest()[
+        :20
+    ]
     directory = Path(settings.kernel_directory())
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{template}_{digest}.py"

@@ -1,8 +1,8 @@
 """The `library` dataflow: each Spec by PyTorch's own operators.
 
-These are the calls that a user of PyTorch would write (`linear`, `baddbmm`, `scaled_dot_product_attention`, `softmax`),
-in the operands' own types, with an expression's roundings where it states them. It is the candidate that every generated
-kernel has to beat, and what runs where no kernel does.
+These are the calls that a user of PyTorch would write (`linear`, `baddbmm`, `scaled_dot_product_attention`,
+`softmax`), in the operands' own types, with an expression's roundings where it states them. It is the
+candidate that every generated kernel has to beat, and what runs where no kernel does.
 """
 
 from __future__ import annotations
@@ -128,13 +128,20 @@ def _attention(spec: Attention) -> Function:
     if bias is None and spec.mask == Const(True):
         return lambda inputs: attend(inputs[0], inputs[1], inputs[2], scale=scale, enable_gqa=gqa)
     if bias is None and spec.mask in (call("le", Ref("j"), Ref("i")), call("ge", Ref("i"), Ref("j"))):
-        return lambda inputs: attend(inputs[0], inputs[1], inputs[2], is_causal=True, scale=scale, enable_gqa=gqa)
+        return lambda inputs: attend(
+            inputs[0], inputs[1], inputs[2], is_causal=True, scale=scale, enable_gqa=gqa
+        )
     lost = 0.0 if spec.safe else float("nan")
 
     def run(inputs: Sequence[Tensor]) -> Tensor:
         q, k, v = inputs[:3]
+        if not k.shape[2]:  # a product over nothing
+            return q.new_zeros(*q.shape[:3], v.shape[3])
         sizes = {"b": q.shape[0], "h": q.shape[1], "i": q.shape[2], "j": k.shape[2]}
-        env = {d: torch.arange(n, device=q.device).view([-1 if d == e else 1 for e in "bhij"]) for d, n in sizes.items()}
+        env = {
+            d: torch.arange(n, device=q.device).view([-1 if d == e else 1 for e in "bhij"])
+            for d, n in sizes.items()
+        }
         for extra, value in zip(spec.extras, inputs[3:], strict=True):
             env[extra.name] = _spread(extra.dims, value, "bhij")
         visible = scalar.evaluate(spec.mask, env, exact=False).to(q.device)

@@ -13,7 +13,8 @@ Shape = tuple[int, ...]
 
 
 def operands(spec: Spec, shapes: Sequence[Sequence[int]]) -> list[tuple[str, DType, Shape | None]]:
-    """(name, dtype, shape) of every operand, in order; sizes known only at run time are those of the given shapes.
+    """(name, dtype, shape) of every operand, in order; sizes known only at run time are those of the given
+    shapes.
 
     Shape None: any (what the Spec leaves open, e.g. how many leading dimensions a row vector's rows have).
 
@@ -42,7 +43,9 @@ def operands(spec: Spec, shapes: Sequence[Sequence[int]]) -> list[tuple[str, DTy
 def _gemm(spec: Gemm, shapes: Sequence[Sequence[int]]) -> list[tuple[str, DType, Shape | None]]:
     rank = 3 if spec.batched else 2
     if not shapes or len(shapes[0]) != rank:
-        raise OperandError(f"the first operand of this Gemm has {rank} dimensions, not {len(shapes[0]) if shapes else 0}")
+        raise OperandError(
+            f"the first operand of this Gemm has {rank} dimensions, not {len(shapes[0]) if shapes else 0}"
+        )
     lead = tuple(shapes[0][:-1])
     batch = lead[:1] if spec.batched else ()
     found: list[tuple[str, DType, Shape | None]] = [("x", spec.x, (*lead, spec.k))]

@@ -1,8 +1,8 @@
 """Plan: what a dataflow hands to rendering and to launching, all of it values.
 
-A family (`gemm`, `attention`, `rows`) turns a Spec, a Schedule and the Facts of a call into a Plan: the template's
-context, the kernel parameters in order, and how the host computes grid and arguments. `host.py` writes the launcher,
-`kernel.py` binds it, `build.py` builds the same kernels for another machine.
+A family (`gemm`, `attention`, `rows`) turns a Spec, a Schedule and the Facts of a call into a Plan: the
+template's context, the kernel parameters in order, and how the host computes grid and arguments. `host.py`
+writes the launcher, `kernel.py` binds it, `build.py` builds the same kernels for another machine.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ class Param:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One kernel of a rendered module: its function, parameters, grid (Python expressions) and GPU options."""
+    """One kernel of a rendered module: its function, parameters, grid (Python expressions) and GPU
+    options."""
 
     function: str
     params: tuple[Param, ...]

@@ -1,8 +1,8 @@
 """Templates to Triton text: strict about names, strict about values, precise about errors.
 
-A template is a `.py.j2` file that reads as the kernel. What goes into it is checked before rendering: booleans,
-integers of 64 bits, enum members, identifiers, `Code` made by `expr_triton`, and dataclasses, tuples and
-mappings of these. Free text is refused, so nothing that came from a database can become source.
+A template is a `.py.j2` file that reads as the kernel. What goes into it is checked before rendering:
+booleans, integers of 64 bits, enum members, identifiers, `Code` made by `expr_triton`, and dataclasses,
+tuples and mappings of these. Free text is refused, so nothing that came from a database can become source.
 """
 
 from __future__ import annotations
@@ -95,7 +95,11 @@ def _located(directory: Path, name: str, line: int, message: str) -> str:
 @lru_cache
 def template_digest(template: str) -> str:
     """SHA-256 (16 hex digits) of a template, of the shared macros and of the functions that kernels call."""
-    parts = [TEMPLATES / f"{template}.py.j2", *sorted(TEMPLATES.glob("_*.j2")), Path(__file__).with_name("functions.py")]
+    parts = [
+        TEMPLATES / f"{template}.py.j2",
+        *sorted(TEMPLATES.glob("_*.j2")),
+        Path(__file__).with_name("functions.py"),
+    ]
     found = hashlib.sha256()
     for part in parts:
         found.update(part.name.encode() + b"\0" + part.read_bytes() + b"\0")

@@ -1,7 +1,8 @@
 """What a built kernel needs, read from the artefact itself: no driver and no GPU are asked.
 
-Triton's own spill count comes from the driver when a kernel is loaded. Here NVIDIA binaries are read by `cuobjdump` and
-`nvdisasm`, which the triton wheel ships, and AMD binaries by the metadata that closes their assembly.
+Triton's own spill count comes from the driver when a kernel is loaded. Here NVIDIA binaries are read by
+`cuobjdump` and `nvdisasm`, which the triton wheel ships, and AMD binaries by the metadata that closes their
+assembly.
 """
 
 from __future__ import annotations
@@ -45,7 +46,8 @@ class Resources:
 def read_cubin(binary: bytes, dynamic_shared: int) -> tuple[Resources, str]:
     """Resources and SASS of a cubin with one kernel; `dynamic_shared` is what its launch asks for.
 
-    Spills are local memory: `LOCAL` of the resource usage plus the stack, which Triton kernels use for nothing else.
+    Spills are local memory: `LOCAL` of the resource usage plus the stack, which Triton kernels use for
+    nothing else.
 
     Raises:
         BuildError: the wheel's tools cannot read the binary.
@@ -60,11 +62,14 @@ def read_cubin(binary: bytes, dynamic_shared: int) -> tuple[Resources, str]:
         raise BuildError(f"cuobjdump printed no resource usage: {usage[-300:]!r}")
     registers, stack, static, local = map(int, found.groups())
     matrix = Counter(_SASS_MATRIX.findall(sass))
-    return Resources(registers, stack + local, max(static, dynamic_shared), tuple(sorted(matrix.items()))), sass
+    return Resources(
+        registers, stack + local, max(static, dynamic_shared), tuple(sorted(matrix.items()))
+    ), sass
 
 
 def read_amdgcn(text: str, dynamic_shared: int) -> Resources:
-    """Resources of an AMD kernel from the metadata of its assembly; `dynamic_shared` is what its launch asks for.
+    """Resources of an AMD kernel from the metadata of its assembly; `dynamic_shared` is what its launch
+    asks for.
 
     Raises:
         BuildError: the metadata is not there.

@@ -1,7 +1,8 @@
 """Rows kernels: the Plans of `row` (whole rows held on chip) and `row_loop` (long rows, one pass per step).
 
-A step is a set of reductions that do not read one another; `row_loop` goes over the row once per step and once more
-for the outputs. A row's length is part of the code for the first length that a kernel meets, a run-time size after.
+A step is a set of reductions that do not read one another; `row_loop` goes over the row once per step and
+once more for the outputs. A row's length is part of the code for the first length that a kernel meets, a
+run-time size after.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class ReductionArg:
-    """A reduction: its value per element, the text that folds a new block into `<name>_acc`, how an axis is reduced."""
+    """A reduction: its value per element, the text that folds a new block into `<name>_acc`, how an axis is
+    reduced."""
 
     name: str
     value: Code
@@ -98,10 +100,15 @@ def plan(spec: Rows, schedule: Schedule, device: Device, facts: Facts | None = N
     even = static and bound % block_n == 0
     several = block_r > 1
     col, row = ("col[None, :]", "row[:, None]") if several else ("col", "row")
-    guards = (["(row < R)[:, None]"] if several else []) + ([] if even else [f"(col < N){'[None, :]' if several else ''}"])
+    guards = (["(row < R)[:, None]"] if several else []) + (
+        [] if even else [f"(col < N){'[None, :]' if several else ''}"]
+    )
     loads = tuple(_load(extra, col, row, guards, several, even) for extra in spec.inputs)
     env: dict[str, Value] = {e.name: et.name(f"{e.name}_val", Kind.of(e.dtype)) for e in spec.inputs}
-    env |= {r.name: et.name(f"{r.name}_red", Kind.FLOAT, index="[:, None]" if several else "") for r in spec.reductions}
+    env |= {
+        r.name: et.name(f"{r.name}_red", Kind.FLOAT, index="[:, None]" if several else "")
+        for r in spec.reductions
+    }
     env["count"] = et.literal(float(bound)) if static else et.name("count", Kind.FLOAT)
     shape = "[BLOCK_R, BLOCK_N]" if several else "[BLOCK_N]"
     column = Code("" if even else ("(col < N)[None, :]" if several else "col < N"))
@@ -114,8 +121,14 @@ def plan(spec: Rows, schedule: Schedule, device: Device, facts: Facts | None = N
     for at, output in enumerate(spec.outputs):
         reduced = at in spec.reduced
         # A value per row is stored from [BLOCK_R]: reductions without their column index.
-        scope = env | {r.name: et.name(f"{r.name}_red", Kind.FLOAT) for r in spec.reductions} if reduced else env
-        scope |= {e.name: et.name(f"{e.name}_row", Kind.of(e.dtype)) for e in spec.inputs if reduced and e.dims == "r"}
+        scope = (
+            env | {r.name: et.name(f"{r.name}_red", Kind.FLOAT) for r in spec.reductions} if reduced else env
+        )
+        scope |= {
+            e.name: et.name(f"{e.name}_row", Kind.of(e.dtype))
+            for e in spec.inputs
+            if reduced and e.dims == "r"
+        }
         value = et.render(output.expr, scope)
         filled = et.filled(value, "[BLOCK_R]" if several else "[]") if reduced else et.filled(value, shape)
         outputs.append(RowOutput(f"Y{at}", f"y{at}", filled, reduced))
@@ -127,19 +140,22 @@ def plan(spec: Rows, schedule: Schedule, device: Device, facts: Facts | None = N
     params += [Param("R", "i32", "R")] + ([] if static else [Param("N", "i32", "N")])
     every = frozenset().union(read, *(refs(r.expr) for r in spec.reductions))
     context = {
-        "looped": looped, "several": several, "block_r": block_r, "block_n": block_n, "even": even, "static": static,
+        "looped": looped, "several": several, "block_r": block_r, "block_n": block_n, "static": static,
         "n": bound, "params": [p.declaration for p in params], "loads": {load.name: load for load in loads},
         "once": [e.name for e in spec.inputs if "n" not in e.dims and e.name in every], "passes": passes,
         "whole": [e.name for e in spec.inputs if "n" in e.dims and e.name in every],
         "final": [e.name for e in spec.inputs if "n" in e.dims and e.name in reading],
-        "row_values": [e.name for e in spec.inputs if e.dims == "r" and several and spec.reduced and e.name in every],
-        "row_plain": [e.name for e in spec.inputs if e.dims == "r" and not several and spec.reduced and e.name in every],
+        "per_row": [e.name for e in spec.inputs if e.dims == "r" and spec.reduced and e.name in every],
         "outputs": [o for o in outputs if not o.reduced], "row_outputs": [o for o in outputs if o.reduced],
         "mask": et.conjunction(guards), "row_index": Code(row), "col_index": Code(col), "column": column,
         "needs_count": not static and ("count" in every), "axis": 1 if several else 0, "shape": Code(shape),
     }  # fmt: skip
     first = f"{spec.inputs[0].name}_t"
-    sizes = [("shape", f"{first}.shape"), ("N", "shape[-1]"), ("R", f"{first}.numel() // {bound if static else '(N or 1)'}")]
+    sizes = [
+        ("shape", f"{first}.shape"),
+        ("N", "shape[-1]"),
+        ("R", f"{first}.numel() // {bound if static else '(N or 1)'}"),
+    ]
     warps = int(knobs.get("num_warps", 4))
     grid = (f"(R + {block_r - 1}) // {block_r}" if several else "R", "1", "1")
     return Plan(
@@ -187,4 +203,3 @@ def _reduction(reduction: Reduction, env: dict[str, Value], shape: str, column: 
         fn = {"max": "maximum", "min": "minimum"}[reduction.kind]
         folded = f"tl.{fn}({acc}, {text}, propagate_nan=tl.PropagateNan.ALL)"
     return ReductionArg(reduction.name, Code(text), Code(identity), Code(folded), f"reduce_{reduction.kind}")
-

@@ -1,7 +1,7 @@
 """Targets that kernels are built for without the hardware, and the table of what the builds need.
 
-Figures come from the makers' data sheets and programming guides (NVIDIA A100, H100 SXM and B200; AMD Instinct MI300X):
-shared memory is what one block may use, registers are per multiprocessor or compute unit.
+Figures come from the makers' data sheets and programming guides (NVIDIA A100, H100 SXM and B200; AMD
+Instinct MI300X): shared memory is what one block may use, registers are per multiprocessor or compute unit.
 """
 
 from __future__ import annotations
@@ -60,8 +60,9 @@ _GATE = (
     "outputs=[{0} = mul(mul(acc_w0, sigmoid(acc_w0)), acc_w1)]; batched=false}}"
 )
 _ATTENTION = (
-    "Attention{{q={0}; k={0}; v={0}; out={0}; heads=[32, 8, 8]; dims=[128, 128]; score=mul(s, 0.08838834764831845); "
-    "mask=le(j, add(i, p)); normalizer=exp/sum/online; safe=false; extras=[p:i64[]]}}"
+    "Attention{{q={0}; k={0}; v={0}; out={0}; heads=[32, 8, 8]; dims=[128, 128]; "
+    "score=mul(s, 0.08838834764831845); mask=le(j, add(i, p)); normalizer=exp/sum/online; "
+    "safe=false; extras=[p:i64[]]}}"
 )
 _NORM = (
     "Rows{{inputs=[x:{0}[rn], w:{0}[n]]; reductions=[s = sum(mul(x, x))]; "
@@ -106,7 +107,9 @@ class Line:
     matrix: str
 
 
-def table(targets: Sequence[str] = tuple(GPU_TARGETS), chosen: Iterable[Example] | None = None) -> tuple[Line, ...]:
+def table(
+    targets: Sequence[str] = tuple(GPU_TARGETS), chosen: Iterable[Example] | None = None
+) -> tuple[Line, ...]:
     """Build every example with its default schedule for every target and read the artefacts.
 
     Raises:
@@ -134,7 +137,7 @@ def markdown(lines: Iterable[Line]) -> str:
             "|---|---|---|---:|---:|---:|---|"]  # fmt: skip
     for line in lines:
         rows.append(
-            f"| {line.target} | {line.title} (`{line.kernel}`) | `{line.schedule}` | {line.registers} | {line.spills} "
-            f"| {line.shared_bytes} | {line.matrix} |"
+            f"| {line.target} | {line.title} (`{line.kernel}`) | `{line.schedule}` | {line.registers} "
+            f"| {line.spills} | {line.shared_bytes} | {line.matrix} |"
         )
     return "\n".join(rows) + "\n"

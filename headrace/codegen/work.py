@@ -43,18 +43,28 @@ def work_of(spec: Spec, sizes: tuple[int, ...], schedule: Schedule, device: Devi
 def _gemm(spec: Gemm, sizes: tuple[int, ...], schedule: Schedule, device: Device) -> Work:
     batch, m = (sizes[0], sizes[1]) if spec.batched else (1, sizes[0])
     n = sum(w.n for w in spec.weights)
-    moved = batch * sum(w.n * w.k * w.dtype.itemsize for w in spec.weights) + batch * m * spec.k * spec.x.itemsize
+    moved = (
+        batch * sum(w.n * w.k * w.dtype.itemsize for w in spec.weights) + batch * m * spec.k * spec.x.itemsize
+    )
     moved += batch * m * sum(spec.columns(o) * o.dtype.itemsize for o in spec.outputs)
     for extra in spec.extras:
-        moved += extra.dtype.itemsize * (m if "m" in extra.dims else 1) * (max(w.n for w in spec.weights) if "n" in extra.dims else 1)
+        moved += (
+            extra.dtype.itemsize
+            * (m if "m" in extra.dims else 1)
+            * (max(w.n for w in spec.weights) if "n" in extra.dims else 1)
+        )
     if schedule.dataflow == "library":
         # One product per weight, one more pass per output that is not a plain product.
         epilogues = sum(1 for o in spec.outputs if isinstance(o.expr, Call))
         moved += 2 * 4 * batch * m * n * bool(epilogues)
-        return Work(2.0 * batch * m * n * spec.k, float(moved), device.units, 0, len(spec.weights) + 2 * epilogues)
+        return Work(
+            2.0 * batch * m * n * spec.k, float(moved), device.units, 0, len(spec.weights) + 2 * epilogues
+        )
     block_m, block_n, block_k = (int(schedule[name]) for name in ("block_m", "block_n", "block_k"))
     split = int(dict(schedule.knobs).get("split_k", 1))
-    tiles = sum(cdiv(spec.weights[at].n, block_n) for at in range(len(spec.weights))) // gemm.accumulators(spec)
+    tiles = sum(cdiv(spec.weights[at].n, block_n) for at in range(len(spec.weights))) // gemm.accumulators(
+        spec
+    )
     rows_padded = cdiv(m, block_m) * block_m
     if schedule.dataflow == "gemv":
         moved += (cdiv(m, block_m) - 1) * batch * sum(w.n * w.k * w.dtype.itemsize for w in spec.weights)
@@ -62,7 +72,11 @@ def _gemm(spec: Gemm, sizes: tuple[int, ...], schedule: Schedule, device: Device
         moved += 2 * 4 * batch * split * m * n
     programs = max(tiles, 1) * cdiv(m, block_m) * batch * split
     stages = 1 if device.backend is Backend.CPU else int(dict(schedule.knobs).get("num_stages", 1))
-    chip = stages * block_k * (block_m * spec.x.itemsize + gemm.accumulators(spec) * block_n * spec.weights[0].dtype.itemsize)
+    chip = (
+        stages
+        * block_k
+        * (block_m * spec.x.itemsize + gemm.accumulators(spec) * block_n * spec.weights[0].dtype.itemsize)
+    )
     return Work(2.0 * batch * rows_padded * n * spec.k, float(moved), programs, chip, 2 if split > 1 else 1)
 
 
@@ -81,14 +95,18 @@ def _attention(spec: Attention, sizes: tuple[int, ...], schedule: Schedule, devi
         block_i = int(schedule["block_i"])
         tiles = cdiv(i, block_i)
         padded = flops * tiles * block_i / max(i, 1)
-        return Work(padded, float(moved), tiles * b * spec.heads, chip + block_i * spec.d_k * spec.q.itemsize, 1)
+        return Work(
+            padded, float(moved), tiles * b * spec.heads, chip + block_i * spec.d_k * spec.q.itemsize, 1
+        )
     group, block_r, splits = attention.group_size(spec), int(schedule["block_r"]), int(schedule["splits"])
     blocks = cdiv(i * group, block_r)
     padded = flops * blocks * block_r / max(i * group, 1)
     moved += (blocks - 1) * b * j * per_key
     if splits > 1:
         moved += 2 * 4 * b * spec.heads * i * splits * (spec.d_v + 2)
-    return Work(padded, float(moved), blocks * splits * b * (spec.heads // group), chip, 2 if splits > 1 else 1)
+    return Work(
+        padded, float(moved), blocks * splits * b * (spec.heads // group), chip, 2 if splits > 1 else 1
+    )
 
 
 def _causal(spec: Attention) -> bool:
@@ -108,7 +126,13 @@ def _rows(spec: Rows, sizes: tuple[int, ...], schedule: Schedule, device: Device
     expressions = [x.expr for x in spec.reductions] + [o.expr for o in spec.outputs]
     operations = sum(isinstance(node, Call) for e in expressions for node in walk(e)) + len(spec.reductions)
     if schedule.dataflow == "library":
-        return Work(1.0 * r * n * operations, float(read + wrote) + 8.0 * r * n * operations, device.units, 0, operations)
+        return Work(
+            1.0 * r * n * operations,
+            float(read + wrote) + 8.0 * r * n * operations,
+            device.units,
+            0,
+            operations,
+        )
     several = int(schedule["block_r"])
     programs = cdiv(r, several)
     if schedule.dataflow == "row":

@@ -1,9 +1,9 @@
 """The torch.compile backend: `torch.compile(model, backend="headrace", options={...})`.
 
-Inductor compiles every graph; headrace adds one pass to Inductor's, which replaces the regions that it claims by
-operators. Inductor's caches stay in use. What goes wrong inside headrace costs a warning and the claims of
-one graph, never the compilation: plain Inductor compiles the graph then, and where Inductor has no C++ compiler
-the rewritten graph is interpreted.
+Inductor compiles every graph; headrace adds one pass to Inductor's, which replaces the regions that it
+claims by operators. Inductor's caches stay in use. What goes wrong inside headrace costs a warning and the
+claims of one graph, never the compilation: plain Inductor compiles the graph then, and where Inductor has no
+C++ compiler the rewritten graph is interpreted.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from headrace.compiler.notices import warn_once
 from headrace.compiler.options import Options, read
 from headrace.compiler.records import GraphRecord, RecordStore, graph_key
 from headrace.compiler.rewrite import Pipeline, Rewriting, fingerprint, inductor_pass
-from headrace.errors import HeadraceError
 from headrace.configuration import current
+from headrace.errors import HeadraceError
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +68,10 @@ def compile_graph(
         compiled = _inductor(gm, example_inputs, options, [inductor_pass(rewriting, identity)])
     except Exception as error:
         compiled = _second_try(pristine, example_inputs, options, rewriting, error)
-    if rewriting.record is not None:
-        records().keep(rewriting.record)
-        log.info(
-            "graph %s: %d kernels claimed, %d nodes left (%.0f ms)",
-            key, len(rewriting.record.claims), len(rewriting.record.unclaimed), rewriting.record.seconds * 1e3,
-        )  # fmt: skip
+    record = rewriting.record
+    if record is not None:
+        records().keep(record)
+        log.info("graph %s: %d claimed, %d left", key, len(record.claims), len(record.unclaimed))
     return Watched(compiled, key)
 
 
@@ -91,16 +89,21 @@ def _inductor(
 
 
 def _second_try(
-    gm: fx.GraphModule, example_inputs: Sequence[Any], options: Options, rewriting: Rewriting, error: Exception
+    gm: fx.GraphModule,
+    example_inputs: Sequence[Any],
+    options: Options,
+    rewriting: Rewriting,
+    error: Exception,
 ) -> Callable[..., Any]:
-    """What to do when Inductor failed with our pass: without a compiler interpret, else try without the pass."""
+    """What to do when Inductor failed with our pass: without a compiler interpret, else try without the pass.
+    """
     if upstream.is_control_flow(error):
         raise error
     if upstream.lacks_cpp_compiler(error):
         warn_once(
             "no-cpp-compiler",
-            "Inductor has no working C++ compiler: headrace's kernels run, and PyTorch's operators for the rest. "
-            "Install g++ or set CXX for the speed of generated code",
+            "Inductor has no working C++ compiler: headrace's kernels run, and PyTorch's operators for the "
+            "rest. Install g++ or set CXX for the speed of generated code",
             error,
         )
         rewriting.record = None
@@ -110,12 +113,14 @@ def _second_try(
     first = (str(error).strip().splitlines() or [""])[0]
     warn_once(
         f"inductor:{type(error).__name__}:{first}",
-        f"Inductor failed on a graph that headrace had rewritten and gets the original ({type(error).__name__}: "
-        f"{first})",
+        "Inductor failed on a graph that headrace had rewritten and gets the original "
+        f"({type(error).__name__}: {first})",
         error,
     )
     rewriting.record = GraphRecord(
-        rewriting.record.key, nodes=rewriting.record.nodes, note=f"Inductor failed on the rewritten graph: {first}"
+        rewriting.record.key,
+        nodes=rewriting.record.nodes,
+        note=f"Inductor failed on the rewritten graph: {first}",
     )
     return _inductor(gm, example_inputs, options, [])
 

@@ -1,20 +1,17 @@
-"""The machines at hand as Devices: facts from the operating system and torch, and one quick measurement."""
+"""The machines at hand as Devices: facts from the operating system and torch, measured figures where they are
+cheap.
+"""
 
 from __future__ import annotations
 
 import functools
-import platform
-import re
-import time
-from pathlib import Path
 
 import torch
 
 from headrace.ir.device import Backend, Device
 
-_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-_CPU_FEATURES = ("amx-bf16", "amx-int8", "avx2", "avx512bf16", "avx512bw", "avx512f", "avx512fp16", "avx512vnni", "neon")
-_MEASURED_BYTES = 64 << 20
+# Read to measure bandwidth where no database can remember the figure: 0.1 s instead of 2.
+_UNREMEMBERED_BYTES = 64 << 20
 
 
 def device_of(tensor: torch.Tensor) -> Device:
@@ -33,86 +30,14 @@ def _of(kind: str, index: int, threads: int) -> Device:
 
 
 def _cpu(threads: int) -> Device:
-    import psutil
+    from headrace.autotune.discover import discover_cpu
+    from headrace.compiler.resolve import in_use, open_store
 
-    features = _cpu_features()
-    lanes = 16 if "avx512f" in features else 8 if "avx2" in features else 4
-    hertz = _hertz()
-    f32 = threads * hertz * lanes * 2 * 2
-    return Device(
-        name=_cpu_name(),
-        backend=Backend.CPU,
-        arch=platform.machine(),
-        units=threads,
-        features=features,
-        on_chip_bytes=_cache_bytes(2),
-        last_level_bytes=_cache_bytes(3),
-        warp=1,
-        bandwidth=_read_bandwidth(),
-        flops_f32=f32,
-        flops_16=2 * f32 if "avx512bf16" in features else f32,
-        launch_seconds=5e-6,
-        memory_bytes=psutil.virtual_memory().total,
-    )
-
-
-def _cpu_features() -> tuple[str, ...]:
-    try:
-        from headrace.codegen.cpu.target import host
-
-        found = host()
-    except Exception:
-        return ()
-    return tuple(name for name in _CPU_FEATURES if found.has(name))
-
-
-def _cpu_name() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return platform.processor() or platform.machine()
-    match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
-    return match[1].strip() if match else platform.machine()
-
-
-def _hertz() -> float:
-    """The processor's highest clock; its present one, or 2.5 GHz, where that is not told."""
-    import psutil
-
-    try:
-        found = psutil.cpu_freq()
-    except (OSError, NotImplementedError):
-        found = None
-    return (found.max or found.current or 2500.0) * 1e6 if found else 2.5e9
-
-
-def _cache_bytes(level: int) -> int:
-    """Bytes of the data or unified cache of a level, 0 where the system does not tell."""
-    for entry in sorted(_CACHES.glob("index*")):
-        try:
-            if (entry / "level").read_text().strip() != str(level):
-                continue
-            if (entry / "type").read_text().strip() == "Instruction":
-                continue
-            size = (entry / "size").read_text().strip()
-        except OSError:
-            continue
-        match = re.fullmatch(r"(\d+)([KMG]?)", size)
-        if match:
-            return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30}[match[2]]
-    return 0
-
-
-@functools.lru_cache(maxsize=1)
-def _read_bandwidth() -> float:
-    """Bytes/s of summing 64 MiB, the best of five. For ranking only; benchmarks measure their own floor."""
-    values = torch.ones(_MEASURED_BYTES // 4)
-    best = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        values.sum()
-        best = min(best, time.perf_counter() - started)
-    return _MEASURED_BYTES / best
+    store = open_store(in_use().database)
+    if store is None:
+        return discover_cpu(threads, read_bytes=_UNREMEMBERED_BYTES)
+    with store:
+        return discover_cpu(threads, store)
 
 
 def _gpu(index: int) -> Device:

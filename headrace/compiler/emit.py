@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import fx
@@ -32,7 +31,8 @@ class Emission:
     Attributes:
         kernels: (FX node name, Spec text) of each operator call, in graph order.
         renamed: the FX values that were replaced, and the names of the nodes that now compute them.
-        origin: the operator call behind each of those nodes (a result of several, or a view, has another name).
+        origin: the operator call behind each of those nodes (a result of several, or a view, has another
+            name).
     """
 
     kernels: tuple[tuple[str, str], ...]
@@ -95,7 +95,8 @@ def _call_behind(node: fx.Node) -> fx.Node:
 
 
 def _output(graph: fx.Graph) -> fx.Node:
-    return next(node for node in reversed(graph.nodes) if node.op == "output")
+    found: fx.Node = next(node for node in reversed(graph.nodes) if node.op == "output")
+    return found
 
 
 def _needed(ir: Graph, old: dict[str, fx.Node]) -> list[str]:
@@ -173,5 +174,12 @@ def _erase_dead(graph: fx.Graph, roots: list[fx.Node]) -> None:
     """Erase what the replaced values alone were computed from."""
     candidates = {above for root in roots for above in _ancestors(root)} | set(roots)
     for node in reversed(list(graph.nodes)):
-        if node in candidates and not node.users and not node.is_impure():
+        if node in candidates and not node.users and (_is_attention(node) or not node.is_impure()):
             graph.erase_node(node)
+
+
+def _is_attention(node: fx.Node) -> bool:
+    """Attention operators count as impure, since they may drop out; what a kernel replaced does not."""
+    return isinstance(node.target, torch._ops.OpOverload) and node.target.__name__.startswith(
+        "_scaled_dot_product_"
+    )

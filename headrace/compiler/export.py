@@ -1,4 +1,6 @@
-"""`headrace.optimize`: the same passes on an ExportedProgram, without Dynamo; and saving and loading the result."""
+"""`headrace.optimize`: the same passes on an ExportedProgram, without Dynamo; and saving and loading the
+result.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ File = str | os.PathLike[str] | IO[bytes]
 def optimize(program: ExportedProgram, options: Mapping[str, Any] | None = None) -> ExportedProgram:
     """An equal program in which regions are kernels. The given program is not changed.
 
-    It is for inference: gradients do not flow through kernels. Failures raise, there is nothing to fall back to.
+    It is for inference: gradients do not flow through kernels. Failures raise, there is nothing to fall back
+    to.
 
     Args:
         program: what torch.export gave, in any of its dialects.
@@ -63,4 +66,4 @@ def load(file: File) -> ExportedProgram:
 
 def _results(graph: torch.fx.Graph) -> list[torch.fx.Node]:
     output = next(node for node in reversed(graph.nodes) if node.op == "output")
-    return [result for result in output.args[0] if isinstance(result, torch.fx.Node)]  # type: ignore[union-attr]
+    return [result for result in output.args[0] if isinstance(result, torch.fx.Node)]

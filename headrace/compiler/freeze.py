@@ -1,8 +1,9 @@
 """Weights as constants: the only licence to keep a packed copy of a parameter.
 
 `freeze(model)` records identity and version counter of each parameter. Compiled graphs check both at every
-call and raise `FrozenWeightChanged` when a frozen weight was written to or exchanged. Writes that torch's version
-counter does not see go unnoticed: through `.data`, through NumPy, and into tensors made under inference mode.
+call and raise `FrozenWeightChanged` when a frozen weight was written to or exchanged. Writes that torch's
+version counter does not see go unnoticed: through `.data`, through NumPy, and into tensors made under
+inference mode.
 """
 
 from __future__ import annotations
@@ -64,13 +65,14 @@ def _version(tensor: Any) -> int | None:
 
 def _complaint(name: str) -> str:
     return (
-        f"{name} was frozen by headrace.freeze and has been changed since; call headrace.unfreeze(model) before "
-        "changing weights and headrace.freeze(model) after"
+        f"{name} was frozen by headrace.freeze and has been changed since; call headrace.unfreeze(model) "
+        "before changing weights and headrace.freeze(model) after"
     )
 
 
 class _Registry:
-    """Frozen weights by identity. `revision` counts changes, so that compiled graphs know when to look again."""
+    """Frozen weights by identity. `revision` counts changes, so that compiled graphs know when to look again.
+    """
 
     def __init__(self) -> None:
         self._by_id: dict[int, Constant] = {}
@@ -131,7 +133,9 @@ def constant(weight: torch.Tensor) -> Constant | None:
 
 
 class Guard:
-    """Checks the frozen weights among a graph's inputs at every call; costs about 0.1 microseconds per weight."""
+    """Checks the frozen weights among a graph's inputs at every call; costs about 0.1 microseconds per
+    weight.
+    """
 
     __slots__ = ("_checks", "revision")
 

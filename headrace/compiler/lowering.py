@@ -1,7 +1,7 @@
 """Inductor's lowering of our operators: generated code calls the runtime directly.
 
-The usual way through torch's dispatcher costs 2 to 3 microseconds a call. A compiled graph knows its Specs, so
-its module binds each one once, when it is loaded, and then makes plain Python calls:
+The usual way through torch's dispatcher costs 2 to 3 microseconds a call. A compiled graph knows its Specs,
+so its module binds each one once, when it is loaded, and then makes plain Python calls:
 
     from headrace.compiler.runtime import bind
     headrace_4f1c... = bind('CPU', 'Gemm{...}')
@@ -27,7 +27,9 @@ log = logging.getLogger(__name__)
 
 @functools.lru_cache(maxsize=1)
 def install() -> bool:
-    """Teach Inductor to lower our operators; False where this torch has another Inductor (calls then cost more)."""
+    """Teach Inductor to lower our operators; False where this torch has another Inductor (calls then cost
+    more).
+    """
     try:
         register = upstream.fetch("torch._inductor.lowering", "register_lowering")
         lower = _lowering()
@@ -43,11 +45,13 @@ def install() -> bool:
 
 def _lowering() -> Any:
     ir = upstream.fetch("torch._inductor.ir")
+    base: Any = ir.ExternKernelAlloc
     virtual = upstream.fetch("torch._inductor.virtualized", "V")
     fallback = upstream.fetch("torch._inductor.lowering", "fallback_handler")
 
-    class Call(ir.ExternKernelAlloc):  # type: ignore[misc]
-        """One call of a bound kernel. Its results are what the fake values promise; the runtime checks that."""
+    class Call(base):  # type: ignore[misc]
+        """One call of a bound kernel. Its results are what the fake values promise; the runtime checks that.
+        """
 
         def __init__(self, layout: Any, inputs: list[Any], kind: str, text: str) -> None:
             super().__init__(layout, inputs, python_kernel_name=_name(text))

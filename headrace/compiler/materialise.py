@@ -56,7 +56,9 @@ class Materialiser:
                 size = self.size(expr)
                 device = next(value_of(n).device for n in self._old.values() if _is_tensor(n))
                 return self.call(aten.scalar_tensor.default, size, dtype=torch.int64, device=device)
-        raise EmitError(f"{node.name}: a new {node.op.mnemonic} cannot be emitted; only kernels, items and views can")
+        raise EmitError(
+            f"{node.name}: a new {node.op.mnemonic} cannot be emitted; only kernels, items and views can"
+        )
 
     def _view(self, node: Node, index: Sequence[sympy.Expr]) -> fx.Node:
         from headrace.ir.steps import as_steps
@@ -132,8 +134,9 @@ class Materialiser:
 
     def _compute(self, expr: sympy.Expr) -> fx.Node | int:
         combine: dict[str, Callable[[Any, Any], Any]] = {
-            "Add": python_operator.add, "Mul": python_operator.mul, "FloorDiv": python_operator.floordiv,
-            "CleanDiv": python_operator.floordiv, "Mod": python_operator.mod, "PythonMod": python_operator.mod,
+            "Add": python_operator.add, "Mul": python_operator.mul, "Mod": python_operator.mod,
+            "PythonMod": python_operator.mod, "FloorDiv": python_operator.floordiv,
+            "CleanDiv": python_operator.floordiv,
         }  # fmt: skip
         function = combine.get(type(expr).__name__)
         if expr.is_Pow and expr.exp.is_Integer and expr.exp > 0:

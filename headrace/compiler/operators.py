@@ -32,7 +32,8 @@ def operator(inputs: int, outputs: int) -> Any:
     """
     if not (1 <= inputs <= MAX_INPUTS and 1 <= outputs <= MAX_OUTPUTS):
         raise EmitError(
-            f"no operator takes {inputs} tensors and returns {outputs}; at most {MAX_INPUTS} and {MAX_OUTPUTS}"
+            f"no operator takes {inputs} tensors and returns {outputs}; "
+            f"at most {MAX_INPUTS} and {MAX_OUTPUTS}"
         )
     return getattr(getattr(torch.ops, NAMESPACE), f"run{inputs}x{outputs}").default
 
@@ -70,7 +71,9 @@ def _fake(*arguments: Any) -> Any:
     shapes = spec.output_shapes([tuple(value.shape) for value in inputs])
     made = tuple(
         inputs[0].new_empty_strided(shape, strides, dtype=dtype.to_torch())
-        for shape, strides, dtype in zip(shapes, output_strides(spec, shapes), spec.output_dtypes, strict=True)
+        for shape, strides, dtype in zip(
+            shapes, output_strides(spec, shapes), spec.output_dtypes, strict=True
+        )
     )
     return made if len(made) > 1 else made[0]
 
@@ -82,9 +85,9 @@ def _launcher(table: runtime.Table) -> Callable[..., Any]:
     return launch
 
 
-def _define() -> torch.library.Library:
+def _define() -> Any:
     # The lightest of torch's ways to make an operator: 1.7 microseconds a call, `custom_op` takes 14.
-    library = torch.library.Library(NAMESPACE, "FRAGMENT")
+    library: Any = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
     implementations = {key: _launcher(runtime.TABLES[key]) for key in runtime.TABLES}
     tags = (torch.Tag.flexible_layout, torch.Tag.pt2_compliant_tag)
     for inputs in range(1, MAX_INPUTS + 1):

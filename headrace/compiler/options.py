@@ -26,9 +26,10 @@ class Options:
             know, within `budget`; `verify` checks each recorded answer against the reference before using it.
         budget: seconds that `tuning="tune"` may spend in this process.
         database: path of the database; None takes `HEADRACE_DATABASE` or the user's own.
-        claim: `auto` claims what is expected to be faster, `all` everything a kernel exists for, `none` nothing;
-            or kinds of region joined by `+`, e.g. `attention+gemm`.
-        target: the engine that kernels run on; `auto` follows the tensors, `library` uses PyTorch's operators.
+        claim: `auto` claims what is expected to be faster, `all` everything a kernel exists for, `none`
+            nothing; or kinds of region joined by `+`, e.g. `attention+gemm`.
+        target: the engine that kernels run on; `auto` follows the tensors, `library` uses PyTorch's
+            operators.
         dump: a folder that receives each graph as text, before and after the passes; None writes nothing.
         inductor: options handed to Inductor unchanged: keys written `inductor.<name>`, and names that only
             Inductor knows.
@@ -104,7 +105,7 @@ def _checked(key: str, value: Any) -> Any:
     if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
         wanted = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise UnknownOption(f"option {key} takes {wanted}, not {value!r}")
-    return float(value) if key == "budget" else value
+    return float(str(value)) if key == "budget" else value
 
 
 def _inductor_name(key: str) -> str:

@@ -1,4 +1,6 @@
-"""What was claimed and what was not, kept per graph, so that it is known even when a cache skipped the passes."""
+"""What was claimed and what was not, kept per graph, so that it is known even when a cache skipped the
+passes.
+"""
 
 from __future__ import annotations
 
@@ -142,10 +144,20 @@ def graph_key(module: fx.GraphModule, inputs: Iterable[object], salt: str) -> st
         if isinstance(part, fx.GraphModule):
             hasher.update(f"\n{name}\n".encode())
             for node in part.graph.nodes:
-                hasher.update(f"{node.op} {node.name} {node.target} {node.args} {node.kwargs}\n".encode())
+                arguments = fx.node.map_aggregate((node.args, node.kwargs), _stable)
+                hasher.update(f"{node.op} {node.name} {_stable(node.target)} {arguments}\n".encode())
     for value in inputs:
         hasher.update(f"\n{_describe(value)}".encode())
     return hasher.hexdigest()[:24]
+
+
+def _stable(value: Any) -> Any:
+    """Functions by name: their usual text holds an address."""
+    if callable(value) and not isinstance(value, (fx.Node, torch._ops.OpOverload)):
+        return (
+            f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', type(value).__qualname__)}"
+        )
+    return value
 
 
 def _describe(value: object) -> str:

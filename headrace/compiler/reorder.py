@@ -97,7 +97,9 @@ def _arrange(graph: fx.Graph, order: list[fx.Node]) -> None:
 
 
 def repropagate(graph: fx.Graph, moved: set[fx.Node], made: frozenset[fx.Node]) -> None:
-    """Recompute fake values below nodes whose strides changed; keep `view` legal and outputs' strides as promised."""
+    """Recompute fake values below nodes whose strides changed; keep `view` legal and outputs' strides as
+    promised.
+    """
     if not moved:
         return
     mode = upstream.fake_mode_of([value_of(node) for node in graph.nodes])
@@ -131,7 +133,10 @@ def _layout(value: Any) -> list[tuple[str, ...]]:
     """Strides as text, of every tensor in a value; dimensions of size 1 have none that matters."""
     parts = value if isinstance(value, (tuple, list)) else (value,)
     return [
-        tuple("" if upstream.statically_true(n == 1) else str(s) for n, s in zip(p.shape, p.stride(), strict=True))
+        tuple(
+            "" if upstream.statically_true(n == 1) else str(s)
+            for n, s in zip(p.shape, p.stride(), strict=True)
+        )
         for p in parts
         if isinstance(p, torch.Tensor)
     ]

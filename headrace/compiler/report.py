@@ -20,8 +20,8 @@ class Report:
     Attributes:
         graphs: one record per distinct graph that ran, in the order in which they first ran.
         decisions: the Schedule of each claimed Spec in each size bucket that has run in this process.
-        missing: keys of graphs that ran but whose records are gone (a cache answered, and the records folder was
-            emptied): compile with fresh caches to see them.
+        missing: keys of graphs that ran but whose records are gone (a cache answered, and the records folder
+            was emptied): compile with fresh caches to see them.
     """
 
     graphs: tuple[GraphRecord, ...]
@@ -68,7 +68,9 @@ class Report:
                     if decision.spec == spec
                 ]
             reasons = Counter((left.op, left.reason) for left in graph.unclaimed)
-            lines += [f"  {times:4d} x {op} left to Inductor: {reason}" for (op, reason), times in reasons.items()]
+            lines += [
+                f"  {times:4d} x {op} left to Inductor: {reason}" for (op, reason), times in reasons.items()
+            ]
         lines += [f"graph {key}: no record; compile with fresh caches to see it" for key in self.missing]
         lines.append(
             f"{len(self.decisions)} decisions, {self.from_database} from database, "
@@ -93,8 +95,8 @@ def _sizes(decision: Decision) -> str:
 def explain(subject: Callable[..., Any] | str) -> Any:
     """Explain a compiled function or model, or a graph by its key.
 
-    `explain(compiled)(*inputs)` runs it once and reports on the graphs that ran; something that is not compiled
-    yet is compiled with headrace first. `explain("3fa9...")` reports on one graph from its record.
+    `explain(compiled)(*inputs)` runs it once and reports on the graphs that ran; something that is not
+    compiled yet is compiled with headrace first. `explain("3fa9...")` reports on one graph from its record.
 
     Returns:
         A Report for a key; otherwise a function that takes the inputs and returns a Report.
@@ -107,7 +109,9 @@ def explain(subject: Callable[..., Any] | str) -> Any:
     if isinstance(subject, str):
         found = records().find(subject)
         if found is None:
-            raise NothingToExplain(f"no record of a graph {subject!r}; headrace.explain(model)(*inputs) makes one")
+            raise NothingToExplain(
+                f"no record of a graph {subject!r}; headrace.explain(model)(*inputs) makes one"
+            )
         return _report([found], ())
 
     def run(*arguments: Any, **keywords: Any) -> Report:
@@ -138,7 +142,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
     from headrace.compiler.backend import backend
 
-    return torch.compile(function, backend=backend)  # type: ignore[no-any-return]
+    return torch.compile(function, backend=backend)
 
 
 def _report(graphs: Sequence[GraphRecord], missing: tuple[str, ...]) -> Report:

@@ -20,7 +20,7 @@ from headrace.compiler.runtime import RUNTIME, Choice, Kernel, Resolver
 from headrace.configuration import current
 from headrace.errors import HeadraceError, UnknownOption
 from headrace.ir.device import Backend, Device
-from headrace.ir.evidence import Answer, Evidence, NoEvidence, Rung
+from headrace.ir.evidence import Evidence, NoEvidence, Rung
 from headrace.ir.schedule import LIBRARY, Schedule
 from headrace.ir.spec import Spec
 
@@ -28,7 +28,15 @@ if TYPE_CHECKING:
     from headrace.autotune.db.store import Store
     from headrace.passes.pipeline import Pipeline
 
-__all__ = ["default_options", "default_pipeline", "default_resolver", "host_device", "open_store", "use", "why_delegate"]
+__all__ = [
+    "default_options",
+    "default_pipeline",
+    "default_resolver",
+    "host_device",
+    "open_store",
+    "use",
+    "why_delegate",
+]
 
 log = logging.getLogger(__name__)
 _lock = threading.Lock()
@@ -158,8 +166,12 @@ class Chooser:
         if self._options.target == "library":
             return Choice(LIBRARY, Rung.DEFAULT, "option target=library")
         answer = self._evidence.best(spec, sizes, device)
-        if self._options.tuning == "tune" and (answer is None or answer.rung > Rung.EXACT):
-            answer = self._tune(spec, sizes, device) or answer
+        wanting = answer is None or answer.rung > Rung.EXACT
+        if (self._options.tuning == "tune" and wanting) or (
+            self._options.tuning == "verify" and answer is not None
+        ):
+            self._measure(spec, sizes, device)
+            answer = self._evidence.best(spec, sizes, device)
         if answer is not None and answer.rung < Rung.MODEL:
             reason = f"database, {answer.rung.name.lower().replace('_', ' ')}"
             return Choice(answer.schedule, answer.rung, reason, answer.seconds, answer.rows)
@@ -168,19 +180,36 @@ class Chooser:
         best = rank(spec, sizes, device, NoEvidence())[0]
         return Choice(best.schedule, best.rung, best.reason, best.seconds)
 
-    def _tune(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> Answer | None:
+    def _measure(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> None:
+        """Tune or verify within what is left of the budget; the evidence knows more afterwards."""
         left = self._options.budget - self._spent
         if left <= 0 or self._store is None:
-            return None
-        from headrace.autotune.tune import tune
+            return
+        from headrace.autotune.report import Task
+        from headrace.autotune.tuner import tune
 
         started = time.perf_counter()
         try:
-            tune(spec, [sizes], device, self._store, budget_seconds=left)
+            report = tune(
+                [Task(spec, sizes)], device, self._store, left, mode=self._options.tuning, default=untuned
+            )
         except Exception as error:
-            warn_once(f"tune:{error}", f"headrace could not tune ({type(error).__name__}: {error})", error)
+            warn_once(
+                f"{self._options.tuning}:{error}",
+                f"headrace could not {self._options.tuning} ({type(error).__name__}: {error})",
+                error,
+            )
+        else:
+            if report.interrupted:
+                raise KeyboardInterrupt
         self._spent += time.perf_counter() - started
-        return self._evidence.best(spec, sizes, device)
+
+
+def untuned(spec: Spec, sizes: tuple[int, ...], device: Device) -> Schedule:
+    """The Schedule that the cost model gives without any measurement: what a tuned one has to beat."""
+    from headrace.passes.choose import rank
+
+    return rank(spec, sizes, device, NoEvidence())[0].schedule
 
 
 def _evidence(store: Store) -> Evidence:
@@ -213,5 +242,3 @@ def open_store(path: str | None) -> Store | None:
 
 def _warn_database(message: str) -> None:
     warn_once(f"database:{message}", f"headrace: {message}")
-
-

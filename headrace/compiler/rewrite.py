@@ -64,7 +64,9 @@ class Rewriting:
     def __call__(self, graph: fx.Graph) -> None:
         nodes = len(graph.nodes)
         if has_backward(graph):
-            self._add(GraphRecord(self._key, "training", nodes, note="a graph with a backward is left to Inductor"))
+            self._add(
+                GraphRecord(self._key, "training", nodes, note="a graph with a backward is left to Inductor")
+            )
             return
         started = time.perf_counter()
         try:
@@ -99,7 +101,7 @@ class Rewriting:
 
 def inductor_pass(rewriting: Rewriting, identity: str) -> Any:
     """`rewriting` as a pass that takes part in Inductor's cache keys under `identity`."""
-    base = upstream.custom_graph_pass()
+    base: Any = upstream.custom_graph_pass()
 
     class HeadracePass(base):  # type: ignore[misc]
         def __call__(self, graph: fx.Graph) -> None:
@@ -112,7 +114,8 @@ def inductor_pass(rewriting: Rewriting, identity: str) -> Any:
 
 
 def has_backward(graph: fx.Graph) -> bool:
-    """Whether a graph is the joint graph of a training step, by the names that AOTAutograd gives its inputs."""
+    """Whether a graph is the joint graph of a training step, by the names that AOTAutograd gives its inputs.
+    """
     return any(
         node.op == "placeholder" and node.name.startswith(("tangents_", "primals_")) for node in graph.nodes
     )
@@ -131,7 +134,7 @@ def rewrite(graph: fx.Graph, pipeline: Pipeline, options: Options) -> GraphRecor
     dump.write("captured", captured.graph)
     pipeline.run(captured.graph)
     dump.write("rewritten", captured.graph)
-    sources = {node.fx: node.source for node in captured.graph if node.fx}
+    sources = {node.fx: node.source for node in captured.graph if node.fx is not None}
     emission = emit(captured.graph, graph)
     return GraphRecord(
         "", "inference", nodes, _claims(emission, sources), _unclaimed(captured.graph),
@@ -139,7 +142,7 @@ def rewrite(graph: fx.Graph, pipeline: Pipeline, options: Options) -> GraphRecor
     )  # fmt: skip
 
 
-def _claims(emission: Emission, sources: dict[str | None, str]) -> tuple[Claim, ...]:
+def _claims(emission: Emission, sources: dict[str, str]) -> tuple[Claim, ...]:
     by_node: dict[str, list[str]] = {}
     for old, new in emission.renamed.items():
         by_node.setdefault(emission.origin.get(new, new), []).append(old)
@@ -161,7 +164,9 @@ def _unclaimed(graph: Graph) -> tuple[Unclaimed, ...]:
         if isinstance(node.op, (Kernel, Item)) or (node.fx in graph.replaced):
             continue
         op = node.op.target if isinstance(node.op, Extern) else node.op.mnemonic
-        found[refusal.node] = Unclaimed(node.fx or node.name, op, f"{refusal.by}: {refusal.reason}", node.source)
+        found[refusal.node] = Unclaimed(
+            node.fx or node.name, op, f"{refusal.by}: {refusal.reason}", node.source
+        )
     return tuple(found.values())
 
 

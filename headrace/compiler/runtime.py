@@ -19,7 +19,7 @@ from headrace.errors import HeadraceError
 from headrace.ir.device import Device
 from headrace.ir.evidence import Rung, bucket
 from headrace.ir.schedule import LIBRARY, Schedule
-from headrace.ir.spec import Attention, Gemm, Spec, parse_spec
+from headrace.ir.spec import Attention, Spec, parse_spec
 
 if TYPE_CHECKING:
     import torch
@@ -80,7 +80,9 @@ class Dispatcher:
         return kernel(inputs)
 
     def function(self) -> Callable[..., Result]:
-        """This Dispatcher as a function of tensors, for generated code; about 0.5 microseconds over the kernel."""
+        """This Dispatcher as a function of tensors, for generated code; about 0.5 microseconds over the
+        kernel.
+        """
         find, first = self._by_sizes.get, self._first
         if isinstance(self.spec, Attention):
 
@@ -141,7 +143,8 @@ class Dispatcher:
         for value, (shape, strides, dtype) in zip(made, promised, strict=True):
             if tuple(value.shape) != tuple(shape) or value.dtype != dtype.to_torch():
                 raise HeadraceError(
-                    f"a kernel returned {value.dtype} {tuple(value.shape)} instead of {dtype.to_torch()} {shape}"
+                    f"a kernel returned {value.dtype} {tuple(value.shape)} instead of "
+                    f"{dtype.to_torch()} {tuple(shape)}"
                 )
             restride |= not _same_layout(shape, value.stride(), strides)
         if restride:
@@ -298,7 +301,9 @@ class Runtime:
 
 
 def bind(key: str, text: str) -> Callable[..., Result]:
-    """The function of a Spec on a kind of device (`CPU` or `CUDA`); what generated code asks for when it is loaded."""
+    """The function of a Spec on a kind of device (`CPU` or `CUDA`); what generated code asks for when it is
+    loaded.
+    """
     return TABLES[key][text].function()
 
 

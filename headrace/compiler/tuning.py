@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from headrace.compiler import resolve
-from headrace.compiler.report import compiled, explain
-from headrace.compiler.runtime import RUNTIME, Decision
+from headrace.compiler.report import Report, compiled, explain
+from headrace.compiler.runtime import RUNTIME
+from headrace.errors import SettingsError
 from headrace.ir.spec import parse_spec
 
+if TYPE_CHECKING:
+    from headrace.autotune.report import Task
 
-def tasks(decisions: Sequence[Decision]) -> list[tuple[Any, list[tuple[int, ...]]]]:
-    """(Spec, sizes to tune) for what has run, each Spec once."""
-    found: dict[str, list[tuple[int, ...]]] = {}
-    for decision in decisions:
-        found.setdefault(decision.spec, []).append(decision.sizes)
-    return [(parse_spec(text), sizes) for text, sizes in found.items()]
+
+def tasks(report: Report) -> list[Task]:
+    """What has run, as tuning tasks; each weighs as often as its Spec stands in the graphs."""
+    from headrace.autotune.report import Task
+
+    times = Counter(claim.spec for claim in report.claims)
+    return [
+        Task(parse_spec(decision.spec), decision.sizes, float(times[decision.spec]))
+        for decision in report.decisions
+    ]
 
 
 def tune(
@@ -28,8 +36,9 @@ def tune(
 ) -> Callable[..., Any]:
     """Tune a model for given inputs: `headrace.tune(compiled, budget=60)(*inputs)`.
 
-    Runs the function once, so that everything is compiled and its sizes are seen, then measures within `budget`
-    seconds and writes to the database. Compiled graphs take the new Schedules at their next call; nothing recompiles.
+    Runs the function once, so that everything is compiled and its sizes are seen, then measures within
+    `budget` seconds and writes to the database. Compiled graphs take the new Schedules at their next call;
+    nothing recompiles.
 
     Returns:
         A function that takes the inputs and returns what `headrace.autotune` says about the run.
@@ -39,13 +48,15 @@ def tune(
     """
 
     def run(*arguments: Any, **keywords: Any) -> Any:
-        from headrace.autotune.tune import tune_many
+        from headrace.autotune.tuner import tune as measure
 
         report = explain(compiled(function))(*arguments, **keywords)
         store = resolve.open_store(database or resolve.in_use().database)
-        result = tune_many(
-            tasks(report.decisions), resolve.host_device(), store, budget_seconds=budget, callback=callback
-        )
+        if store is None:
+            raise SettingsError("there is no database to write to; name one: tune(..., database=PATH)")
+        wanted, device = tasks(report), resolve.host_device()
+        with store:
+            result = measure(wanted, device, store, budget, callback, default=resolve.untuned)
         RUNTIME.forget()
         return result
 

@@ -1,4 +1,4 @@
-"""Sentence embeddings with all-MiniLM-L6-v2: mean of the last hidden states over the real tokens, length one."""
+"""Sentence embeddings with all-MiniLM-L6-v2: the mean of the last hidden states, at length one."""
 
 from __future__ import annotations
 

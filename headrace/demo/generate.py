@@ -20,7 +20,7 @@ class Decoder:
 
     Args:
         model: a causal language model of transformers.
-        compiled: how to compile a step, for example `lambda f: torch.compile(f, backend="headrace")`; None: eager.
+        compiled: how to compile a step, e.g. `lambda f: torch.compile(f, backend="headrace")`; None: eager.
         compile_prefill: whether the prompt goes through the compiler too.
         length: positions that the cache holds.
     """

@@ -18,7 +18,7 @@ PEERS = ("eager", "inductor", "headrace")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What the model said: its tokens, the text up to the end of its turn, and seconds for prompt and tokens."""
+    """What the model said: tokens, their text up to the end of its turn, seconds for prompt and tokens."""
 
     text: str
     tokens: tuple[int, ...]
@@ -59,7 +59,7 @@ def warm(decoder: Decoder, prompt: torch.Tensor) -> float:
 def answer(
     decoder: Decoder, tokenizer: Any, question: str, count: int, each: Callable[[str], None] | None = None
 ) -> Answer:
-    """Ask, and take `count` greedy tokens; `each` sees the text grow, piece by piece, up to the end of turn."""
+    """Ask, and take `count` greedy tokens; `each` sees the text grow, up to the end of turn."""
     prompt = chat(tokenizer, question)
     stamps: list[float] = []
     seen: list[int] = []

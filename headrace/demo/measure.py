@@ -1,4 +1,4 @@
-"""Time several ways of doing the same step, turn by turn, so that the machine's moods hit all of them alike."""
+"""Time several ways of doing the same step, turn by turn, so that the machine's moods hit all alike."""
 
 from __future__ import annotations
 

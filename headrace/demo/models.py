@@ -90,7 +90,10 @@ def load_minilm() -> Loaded:
 
 def _transformers() -> Any:
     try:
-        for name in ("accelerate", "gguf"):  # transformers needs both to expand GGUF weights, and says so late
+        for name in (
+            "accelerate",
+            "gguf",
+        ):  # transformers needs both to expand GGUF weights, and says so late
             importlib.import_module(name)
         transformers: Any = importlib.import_module("transformers")
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Device: the machine as the heuristics see it. Figures are discovered or measured, never guessed silently."""
+"""Device: the machine as the heuristics see it. Figures are discovered or measured, never guessed."""
 
 from __future__ import annotations
 

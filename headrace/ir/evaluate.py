@@ -32,6 +32,7 @@ from headrace.ir.ops import (
     Size,
     View,
 )
+from headrace.ir.size import position
 from headrace.ir.spec import Attention, Denominator, Extra, Gemm, Rows, Spec, Weighting
 
 Value = Tensor | tuple[Tensor, ...]
@@ -209,8 +210,8 @@ def evaluate(
 ) -> tuple[Tensor, ...]:
     """The outputs of a graph, in float64 with `exact` (see `evaluate_spec`).
 
-    `inputs` are by node name. Sizes follow from the inputs' shapes; `sizes` gives those that do not, by symbol
-    name. `externs` computes an `extern` node from its operands' values.
+    `inputs` are by node name. Sizes follow from the inputs' shapes; `sizes` gives those that do not, by
+    symbol name. `externs` computes an `extern` node from its operands' values.
 
     Raises:
         EvaluationError: an input or size is missing, or there is an `extern` and no `externs`.
@@ -263,9 +264,18 @@ def _sizes(graph: Graph, inputs: Mapping[str, Tensor | int]) -> dict[str, int]:
         if isinstance(node.op, Size) and value is not None and node.op.expr.is_Symbol:
             found[str(node.op.expr)] = int(value)
         if isinstance(node.op, Input) and isinstance(value, Tensor) and node.type is not None:
+            static = [
+                int(expr) if expr.is_Integer else extent for expr, extent in zip(node.type.shape, value.shape)
+            ]
+            if node.type.rank != value.dim() or static != list(value.shape):
+                raise EvaluationError(
+                    f"input {node.name} is {node.type}, given is a tensor of shape {list(value.shape)}"
+                )
             for expr, extent in zip(node.type.shape, value.shape, strict=True):
-                if expr.is_Symbol:
-                    found[str(expr)] = extent
+                if expr.is_Symbol and found.setdefault(str(expr), extent) != extent:
+                    raise EvaluationError(
+                        f"the inputs disagree on the size {expr}: {found[str(expr)]} and {extent}"
+                    )
     return found
 
 
@@ -338,6 +348,19 @@ def _node(node: Node, operands: tuple[Tensor, ...], sizes: Mapping[str, int], ex
 def _view(x: Tensor, index: Sequence[sympy.Expr], shape: Sequence[int], sizes: Mapping[str, int]) -> Tensor:
     if 0 in shape:
         return x.new_empty(shape)
+    places = [position(expr) for expr in index]
+    read = [place for place in places if place is not None]
+    whole = all(place is None or x.shape[at] == shape[place] for at, place in enumerate(places))
+    if whole and len(set(read)) == len(read) and all(expr.is_Symbol or expr.is_Integer for expr in index):
+        # A permute, select and expand: no need to gather.
+        for at in reversed(range(x.dim())):
+            if index[at].is_Integer:
+                x = x.select(at, int(index[at]))
+        x = x.permute(sorted(range(len(read)), key=read.__getitem__))
+        for place in range(len(shape)):
+            if place not in read:
+                x = x.unsqueeze(place)
+        return x.expand(shape)
     env: dict[str, int | Tensor] = {**sizes, **_grids(shape)}
     where = tuple(torch.as_tensor(_number(expr, env)) for expr in index)
     return (x[where] if where else x).expand(shape)

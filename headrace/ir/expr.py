@@ -31,14 +31,17 @@ if TYPE_CHECKING:
 # `maximum`/`minimum` propagate NaN as torch.maximum does; `div` is true division, `floordiv`/`mod` floor.
 FUNCTIONS: Mapping[str, int] = {
     "add": 2, "sub": 2, "mul": 2, "div": 2, "floordiv": 2, "mod": 2, "pow": 2, "maximum": 2, "minimum": 2,
-    "neg": 1, "abs": 1, "exp": 1, "exp2": 1, "expm1": 1, "log": 1, "log2": 1, "log1p": 1, "sqrt": 1, "rsqrt": 1,
-    "reciprocal": 1, "sin": 1, "cos": 1, "tanh": 1, "erf": 1, "sigmoid": 1, "relu": 1, "floor": 1, "ceil": 1,
+    "neg": 1, "abs": 1, "exp": 1, "exp2": 1, "expm1": 1, "log": 1, "log2": 1, "log1p": 1, "sqrt": 1,
+    "rsqrt": 1, "reciprocal": 1, "sin": 1, "cos": 1, "tanh": 1, "erf": 1, "sigmoid": 1, "relu": 1, "floor": 1, "ceil": 1,
     "lt": 2, "le": 2, "gt": 2, "ge": 2, "eq": 2, "ne": 2, "and": 2, "or": 2, "not": 1, "where": 3,
 }  # fmt: skip
 # Functions whose result is floating even where every argument is an integer.
 LEAVES_INTEGERS = frozenset(
-    ["div", "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tanh", "erf", "sigmoid"]
-)
+    {
+        "div", "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tanh",
+        "erf", "sigmoid",
+    }
+)  # fmt: skip
 PREDICATES = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"})
 COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum", "eq", "ne", "and", "or"})
 
@@ -129,7 +132,9 @@ def substitute(expr: Expr, values: Mapping[str, Expr]) -> Expr:
     return expr
 
 
-_TOKEN = re.compile(r"\s*(?:(-?(?:inf|nan)\b)|(-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)|(cast:[a-z0-9]+|[a-z][a-z0-9_]*)|([(),]))")
+_TOKEN = re.compile(
+    r"\s*(?:(-?(?:inf|nan)\b)|(-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)|(cast:[a-z0-9]+|[a-z][a-z0-9_]*)|([(),]))"
+)
 
 
 def parse(text: str) -> Expr:
@@ -174,7 +179,7 @@ def _parse(tokens: list[tuple[str, int]], at: int, text: str) -> tuple[Expr, int
             arg, at = _parse(tokens, at, text)
             args.append(arg)
             if at >= len(tokens) or tokens[at][0] not in ",)":
-                raise ExprSyntaxError(f"expected ',' or ')' in {text!r} after argument {len(args)} of {token}")
+                raise ExprSyntaxError(f"expected ',' or ')' after argument {len(args)} of {token} in {text!r}")
             at += 1
             if tokens[at - 1][0] == ")":
                 return Call(token, tuple(args)), at
@@ -214,8 +219,9 @@ def evaluate(expr: Expr, env: Mapping[str, torch.Tensor], *, exact: bool = True)
 def _torch_functions() -> Mapping[str, Callable[..., torch.Tensor]]:
     import torch
 
-    named = {"not": torch.logical_not, "and": torch.logical_and, "or": torch.logical_or, "neg": torch.neg}
-    named |= {"mod": torch.remainder, "floordiv": torch.floor_divide, "where": torch.where, "div": torch.true_divide}
+    named: dict[str, Callable[..., torch.Tensor]] = {}
+    named |= {"where": torch.where, "div": torch.true_divide, "not": torch.logical_not, "and": torch.logical_and, "or": torch.logical_or, "neg": torch.neg}
+    named |= {"mod": torch.remainder, "floordiv": torch.floor_divide}
     return {fn: named.get(fn) or getattr(torch, fn) for fn in FUNCTIONS}
 
 

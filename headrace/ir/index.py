@@ -1,8 +1,8 @@
 """The algebra of index maps: what a chain of views reads, as one clean expression per dimension.
 
-An index map says which element of x each element of a view shows: y[d0, d1, ...] = x[index[0], index[1], ...].
-Maps compose by substitution; `simplify` then uses that every d_i runs over [0, size_i) to drop the floor
-divisions and remainders that reshapes bring. A head repeat (expand, then reshape) becomes `d1 // 3`.
+An index map says which element of x each element of a view shows: y[d0, d1, ...] = x[index[0], index[1],
+...]. Maps compose by substitution; `simplify` then uses that every d_i runs over [0, size_i) to drop the
+floor divisions and remainders that reshapes bring. A head repeat (expand, then reshape) becomes `d1 // 3`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from headrace.ir.steps import Step, as_steps
 from headrace.ir.types import dim
 
 __all__ = [
-    "Index", "Shape", "Step", "as_steps", "bounds", "compose", "floordiv", "identity", "mod", "position", "reshape",
-    "simplify",
+    "Index", "Shape", "Step", "as_steps", "bounds", "compose", "floordiv", "identity", "mod", "position",
+    "reshape", "simplify",
 ]  # fmt: skip
 
 Shape = tuple[sympy.Expr, ...]
@@ -97,7 +97,7 @@ def _divides(part: sympy.Expr, whole: sympy.Expr) -> bool:
 
 
 def simplify(expr: sympy.Expr, shape: Shape) -> sympy.Expr:
-    """An equal expression without the divisions and remainders that the ranges 0 <= d_i < shape[i] make idle."""
+    """An equal expression without the divisions and remainders that 0 <= d_i < shape[i] makes idle."""
     if expr.is_Integer:
         return expr
     return _simplify(expr, shape)
@@ -209,7 +209,7 @@ def _recombine(expr: sympy.Expr, shape: Shape) -> sympy.Expr:
 
 @lru_cache(maxsize=65536)
 def _below(x: sympy.Expr, y: sympy.Expr, shape: Shape) -> bool:
-    """Whether 0 <= x < y holds for certain. An empty shape has no elements, so every size counts as at least 1."""
+    """Whether 0 <= x < y for certain. An empty shape has no elements, so a size counts as at least 1."""
     low, high = bounds(x, shape)
     return _nonnegative(low) and _nonnegative(y - ONE - high)
 

@@ -1,4 +1,4 @@
-"""The ops of the IR: few and mathematical. An op is a declaration: its class holds its attributes and meaning.
+"""The ops of the IR: few and mathematical. An op is a declaration: a class of attributes with a meaning.
 
 | op        | result                                                                                  |
 |-----------|-----------------------------------------------------------------------------------------|
@@ -51,7 +51,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """y[d0, d1, ...] = x[index[0], index[1], ...]: one expression per operand dimension over d0, d1, ... and sizes."""
+    """y[d0, d1, ...] = x[index[0], index[1], ...]: an expression over d0, d1, ... and sizes per dimension of x."""
 
     index: tuple[sympy.Expr, ...]
 
@@ -60,7 +60,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """y[d] = expr, over `x0`, `x1`, ... (the operands at d, all of the result's shape) and `d0`, `d1`, ... (indices)."""
+    """y[d] = expr over `x0`, `x1`, ... (the operands at d, all of y's shape) and `d0`, `d1`, ... (indices)."""
 
     expr: Expr
 
@@ -99,7 +99,7 @@ class Scan:
 
 @dataclass(frozen=True, slots=True)
 class Gather:
-    """operands (x, index): dimension `axis` of x is replaced by the dimensions of the integer tensor index."""
+    """operands (x, index): dimension `axis` of x is replaced by the dimensions of the integers `index`."""
 
     axis: int
 
@@ -118,7 +118,7 @@ class Scatter:
 
 @dataclass(frozen=True, slots=True)
 class Extern:
-    """An FX node that the IR does not model; `target` is its operator's name. Tensor operands only, in order."""
+    """An FX node that the IR does not model; `target` is its operator's name. Tensor operands, in order."""
 
     target: str
 

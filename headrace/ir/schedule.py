@@ -20,7 +20,9 @@ class Knob:
 
     def __post_init__(self) -> None:
         if self.default not in self.values or len(set(self.values)) != len(self.values):
-            raise SpecSyntaxError(f"knob {self.name}: default {self.default!r} must be one of {self.values}, once each")
+            raise SpecSyntaxError(
+                f"knob {self.name}: default {self.default!r} must be one of {self.values}, once each"
+            )
 
     def neighbours(self, value: Value) -> tuple[Value, ...]:
         """The legal values next to `value`."""

@@ -1,9 +1,9 @@
 """An index map as a sequence of ordinary tensor views, for emitting it into a graph that has no index maps.
 
-Every index is read as a number in mixed radix whose digits are pieces of the result's indices: `2*d0 + d1 // 4`
-has the digits d0 and `d1 // 4`. Taking the operand's dimensions apart into digits, permuting the digits, adding
-those that no index reads (broadcasts) and putting them together again gives any composition of slices, selects,
-flips, permutes, expands and reshapes.
+Every index is read as a number in mixed radix whose digits are pieces of the result's indices: `2*d0 + d1 //
+4` has the digits d0 and `d1 // 4`. Taking the operand's dimensions apart into digits, permuting the digits,
+adding those that no index reads (broadcasts) and putting them together again gives any composition of slices,
+selects, flips, permutes, expands and reshapes.
 """
 
 from __future__ import annotations
@@ -48,9 +48,10 @@ class _Digit:
 def as_steps(index: tuple[sympy.Expr, ...], old: Shape, new: Shape) -> list[Step] | None:
     """Views that turn a tensor of shape `old` into its view of shape `new` by an index map, or None.
 
-    Steps, to be applied in order: `("squeeze", at)`, `("select", at, place)`, `("slice", at, start, stop, step)`,
-    `("flip", dims)`, `("permute", dims)`, `("unsqueeze", at)`, `("expand", shape)`, `("reshape", shape)`. Only a
-    reshape may have to copy. None where one index is read twice (a diagonal) or no digits can be found.
+    Steps, to be applied in order: `("squeeze", at)`, `("select", at, place)`, `("slice", at, start, stop,
+    step)`, `("flip", dims)`, `("permute", dims)`, `("unsqueeze", at)`, `("expand", shape)`, `("reshape",
+    shape)`. Only a reshape may have to copy. None where one index is read twice (a diagonal) or no digits can
+    be found.
     """
     if (order := _permutation(index, old, new)) is not None:
         return [] if list(order) == list(range(len(order))) else [("permute", order)]
@@ -127,7 +128,7 @@ def _indices(expr: sympy.Expr) -> list[sympy.Symbol]:
 def _dimension(
     expr: sympy.Expr, extent: sympy.Expr, new: Shape
 ) -> tuple[list[_Digit], sympy.Expr, sympy.Expr, bool] | None:
-    """(digits from high to low, start, stride, whether it runs backwards) of one operand dimension's index."""
+    """(digits from high to low, start, stride, whether it runs backwards) of one operand index."""
     start = ZERO
     terms: list[tuple[sympy.Expr, _Digit]] = []
     for term in sympy.Add.make_args(expr):

@@ -7,8 +7,8 @@
     replaced mm by y
     refused y: attention: the scores have a second reader
 
-Attributes are those of the op's class, separated by `;`; the type of a tuple, or of what is no tensor, is `_`.
-`parse_graph(print_graph(g))` prints and behaves like `g`.
+Attributes are those of the op's class, separated by `;`; the type of a tuple, or of what is no tensor, is
+`_`. `parse_graph(print_graph(g))` prints and behaves like `g`.
 """
 
 from __future__ import annotations

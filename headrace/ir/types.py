@@ -57,5 +57,5 @@ class TensorType:
 
 @lru_cache(maxsize=256)
 def dim(at: int) -> sympy.Symbol:
-    """The index symbol of result dimension `at`, as index maps and `map` expressions name it: `d0`, `d1`, ..."""
+    """The index symbol of result dimension `at`, as index maps and `map` expressions name it: `d0`, ..."""
     return sympy.Symbol(f"d{at}", integer=True, nonnegative=True)

@@ -189,7 +189,7 @@ def reduce_shape(graph: Graph, node: Node) -> str | None:
 
 
 def reduce_dtype(graph: Graph, node: Node) -> str | None:
-    """max and min keep the dtype, any and all are boolean, argmax and argmin i64, sum and prod stay of one kind."""
+    """max and min keep the dtype, any and all are boolean, argmax and argmin i64, sum and prod keep the kind."""
     if not isinstance(node.op, Reduce) or node.type is None:
         return None
     (of,) = _types(graph, node)
@@ -331,7 +331,7 @@ def _shape(node: Node, wanted: tuple[sympy.Expr, ...]) -> str | None:
 
 
 RULES: tuple[Rule, ...] = (
-    operand_count, operands_are_tensors, has_type, item_reads_tuple, size_type, view_shape, view_bounds, map_reads,
-    map_dtype, reduce_shape, reduce_dtype, contract_shape, scan_shape, gather_shape, scatter_shape, kernel_operands,
-    kernel_result,
+    operand_count, operands_are_tensors, has_type, item_reads_tuple, size_type, view_shape, view_bounds,
+    map_reads, map_dtype, reduce_shape, reduce_dtype, contract_shape, scan_shape, gather_shape, scatter_shape,
+    kernel_operands, kernel_result,
 )  # fmt: skip

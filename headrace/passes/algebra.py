@@ -125,24 +125,31 @@ def _literals(e: Call) -> Expr | None:
         return None
     a = number(x)
     if a is not None:
-        assert isinstance(x, Const) and isinstance(y, Const)
+        assert isinstance(x, Const)
+        assert isinstance(y, Const)
         value = {"add": x.value + y.value, "sub": x.value - y.value, "mul": x.value * y.value}[e.fn]
         return Const(value)
-    if e.fn == "mul" and isinstance(x, Call) and x.fn == "mul" and (a := number(x.args[1])) is not None:
-        if math.isfinite(a) and math.isfinite(b) and a * b != 0:
-            return call("mul", x.args[0], _short(a * b))
+    inner = number(x.args[1]) if isinstance(x, Call) and x.fn == e.fn == "mul" else None
+    if inner is not None and math.isfinite(inner) and math.isfinite(b) and inner * b != 0:
+        assert isinstance(x, Call)
+        return call("mul", x.args[0], inner * b)
     if e.fn == "mul" and b == -1:
         return call("neg", x)
     return None
 
 
-def _short(value: float) -> float:
-    """A literal rounded to 12 digits (far below float32), so that one constant has one spelling."""
-    return float(f"{value:.12g}")
+def rounded(expr: Expr) -> Expr:
+    """The expression with factors rounded to 12 digits (far below float32): one constant, one spelling."""
+    if not isinstance(expr, Call):
+        return expr
+    args = tuple(rounded(arg) for arg in expr.args)
+    if expr.fn == "mul" and isinstance(args[1], Const) and isinstance(args[1].value, float):
+        return call("mul", args[0], float(f"{args[1].value:.12g}"))
+    return Call(expr.fn, args)
 
 
 def _power(e: Call) -> Expr | None:
-    """pow(x, 2) -> mul(x, x), pow(x, 0.5) -> sqrt(x), pow(x, -0.5) -> rsqrt(x), pow(x, -1) -> reciprocal(x)."""
+    """pow(x, 2) -> mul(x, x), pow(x, 0.5) -> sqrt(x), pow(x, -0.5) -> rsqrt(x), ..."""
     if e.fn != "pow":
         return None
     x, n = e.args[0], number(e.args[1])
@@ -157,7 +164,7 @@ def _power(e: Call) -> Expr | None:
 
 
 def _reciprocal(e: Call) -> Expr | None:
-    """div(1, x) -> reciprocal(x), reciprocal(sqrt(x)) -> rsqrt(x), div(x, sqrt(y)) -> mul(x, rsqrt(y)), ..."""
+    """div(1, x) -> reciprocal(x), reciprocal(sqrt(x)) -> rsqrt(x), div(x, sqrt(y)) -> mul(x, rsqrt(y))."""
     if e.fn == "div":
         x, y = e.args
         if number(x) == 1:

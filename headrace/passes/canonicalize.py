@@ -21,7 +21,7 @@ _PURE = (View, Map, Reduce, Contract, Gather, Scan)
 
 @dataclass(frozen=True)
 class Canonicalize(Pass):
-    """Prepares for recognition. Nothing is emitted: every value keeps its FX node and gets a simpler definition.
+    """Prepares for recognition. Nothing is emitted: values keep their FX nodes and get simpler definitions.
 
     - A view of a view becomes one view of the source; a view or map that changes nothing is looked through.
     - Expressions take the normal form of `headrace.passes.algebra`.
@@ -75,7 +75,9 @@ def _simpler(graph: Graph, node: Node, op: Op, operands: tuple[str, ...]) -> tup
         distinct = tuple(dict.fromkeys(operands))
         expr = op.expr
         if len(distinct) != len(operands):
-            expr = substitute(expr, {f"x{at}": Ref(f"x{distinct.index(name)}") for at, name in enumerate(operands)})
+            expr = substitute(
+                expr, {f"x{at}": Ref(f"x{distinct.index(name)}") for at, name in enumerate(operands)}
+            )
         dtypes = tuple(kind.dtype for kind in (graph[name].type for name in distinct) if kind is not None)
         return Map(_tidied(expr, dtypes, node.type.dtype)), distinct
     return op, operands

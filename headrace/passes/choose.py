@@ -24,7 +24,7 @@ MANY_ROWS = 8192
 class Ranked:
     """A schedule, the seconds that its voice gives it, and why it stands where it stands.
 
-    `voice` is `database` (the seconds were measured, on `rung`) or `heuristic` (they come from the cost model).
+    `voice` is `database` (the seconds were measured, on `rung`) or `heuristic` (they are the cost model's).
     """
 
     schedule: Schedule
@@ -42,7 +42,12 @@ def rank(spec: Spec, sizes: tuple[int, ...], device: Device, evidence: Evidence)
     """
     modelled = sorted(
         (
-            Ranked(schedule, seconds(spec, sizes, schedule, device), "heuristic", f"cost model: {schedule.dataflow}")
+            Ranked(
+                schedule,
+                seconds(spec, sizes, schedule, device),
+                "heuristic",
+                f"cost model: {schedule.dataflow}",
+            )
             for schedule in _defaults(spec, sizes, device)
         ),
         key=lambda each: each.seconds or 0.0,
@@ -81,18 +86,18 @@ class Regime:
 
 @lru_cache(maxsize=1024)
 def regimes(spec: Gemm, device: Device) -> tuple[Regime, ...]:
-    """The dataflow of a Gemm by its number of rows: FlashDecoding++'s inflection points M1 and M2, solved for.
+    """The dataflow of a Gemm by its number of rows: the inflection points of FlashDecoding++, solved for.
 
-    The model's winner is found at powers of two; between two that differ, bisection finds the first M at which
-    the winner changes. Each regime carries the default schedule at its upper end. A batched Gemm is judged per
-    matrix.
+    The model's winner is found at powers of two; between two that differ, bisection finds the first M at
+    which the winner changes. Each regime carries the default schedule at its upper end. A batched Gemm is
+    judged per matrix.
     """
     found: list[tuple[int | None, str]] = []
     low = 1
     name = _winner(spec, low, device)
     while low < MANY_ROWS:
         high = low * 2
-        while (after := _winner(spec, high, device)) != name and high > low:
+        while _winner(spec, high, device) != name and high > low:
             bound = _last(spec, device, name, low, high)
             found.append((bound, name))
             low = bound + 1

@@ -25,7 +25,8 @@ class Policy:
             readers are kernels, so that Inductor has nothing to fuse them with.
         backend: the engine that would run the kernels.
 
-    Text: `auto`, `all`, `none`, or kinds joined by `+`, e.g. `attention+gemm`; then `@cuda` or `@hip` off the CPU.
+    Text: `auto`, `all`, `none`, or kinds joined by `+` such as `attention+gemm`; then `@cuda` or `@hip` off
+    the CPU.
     """
 
     kinds: frozenset[str] = frozenset(KINDS)
@@ -46,7 +47,9 @@ class Policy:
             return cls(frozenset(KINDS), parts == ["all"], backend)
         unknown = sorted(set(parts) - set(KINDS))
         if unknown:
-            raise PassSyntaxError(f"nothing called {unknown[0]!r} can be claimed; known: auto, all, none, {', '.join(KINDS)}")
+            raise PassSyntaxError(
+                f"nothing called {unknown[0]!r} can be claimed; known: auto, all, none, {', '.join(KINDS)}"
+            )
         return cls(frozenset(parts), True, backend)
 
     @classmethod
@@ -92,3 +95,6 @@ class Policy:
         if not self.eager and not feeds_kernels:
             return "Inductor fuses this reduction with its readers"
         return None
+
+
+AUTO = Policy()

@@ -10,7 +10,7 @@ import sympy
 
 @dataclass(frozen=True, slots=True)
 class Einsum:
-    """`left,right->out`: letters in all three are batch, in left and out rows, in right and out columns, ..."""
+    """`left,right->out`: letters in all three are batch, in left and out rows, in right and out columns."""
 
     left: str
     right: str
@@ -42,7 +42,9 @@ class Einsum:
     @property
     def summed(self) -> str:
         """Letters of one operand that the result does not have: not a product but a sum before it."""
-        return "".join(c for c in self.left + self.right if (c in self.left) != (c in self.right) and c not in self.out)
+        return "".join(
+            c for c in self.left + self.right if (c in self.left) != (c in self.right) and c not in self.out
+        )
 
     def swapped(self) -> Einsum:
         return Einsum(self.right, self.left, self.out)

@@ -30,11 +30,12 @@ def outputs_of(graph: Graph, kernel: Node) -> dict[int, str]:
 
 
 def absorb(graph: Graph, order: Order, kernel: Node, limit: int) -> str | None:
-    """Take the largest fusable region behind a Gemm into it; returns the new kernel's name, None if there is none.
+    """Take the largest fusable region behind a Gemm into it; returns the new kernel's name, or None.
 
     Tried first for all outputs together (a gate), then for each alone.
     """
-    assert isinstance(kernel.op, Kernel) and isinstance(kernel.op.spec, Gemm)
+    assert isinstance(kernel.op, Kernel)
+    assert isinstance(kernel.op.spec, Gemm)
     values = outputs_of(graph, kernel)
     groups: list[tuple[int, ...]] = [tuple(sorted(values))] if len(values) > 1 else []
     for seeds in [*groups, *((at,) for at in sorted(values))]:
@@ -54,7 +55,7 @@ def _pointwise(node: Node) -> bool:
 
 
 def _worthwhile(graph: Graph, sink: Node) -> bool:
-    """A sink must be a floating value that FX has, made by more than a widening cast: that belongs to its reader."""
+    """A sink is a floating value that FX has, made by more than a widening cast (which is its reader's)."""
     if not isinstance(sink.op, Map) or sink.fx is None or not typed(sink).dtype.is_floating:
         return False
     if typed(sink).dtype is DType.F64:
@@ -67,7 +68,8 @@ def _fuse(
     graph: Graph, order: Order, kernel: Node, values: dict[int, str], seeds: tuple[int, ...], region: Region
 ) -> str:
     """Rebuild a kernel with the region's sink in place of the outputs `seeds`."""
-    assert isinstance(kernel.op, Kernel) and isinstance(kernel.op.spec, Gemm)
+    assert isinstance(kernel.op, Kernel)
+    assert isinstance(kernel.op.spec, Gemm)
     spec = kernel.op.spec
     sink = graph[region.sink]
     kind = typed(sink)
@@ -90,7 +92,10 @@ def _fuse(
     expr = reader.read(sink.name, maps.reshape(kind.shape, product))
     first = 1 + len(spec.weights)
     extras = Extras(
-        graph, product, "bmn" if spec.batched else "mn", tuple(zip(spec.extras, kernel.operands[first:], strict=True))
+        graph,
+        product,
+        "bmn" if spec.batched else "mn",
+        tuple(zip(spec.extras, kernel.operands[first:], strict=True)),
     )
     table: dict[str, Expr] = {}
     names: dict[str, str] = {}
@@ -119,7 +124,10 @@ def _fuse(
     fused = replace(spec, outputs=outputs, extras=tuple(extra for extra, _ in extras.found))
     operands = [*kernel.operands[:first], *(name for _, name in extras.found)]
     at = order.at(sink.name)
-    kept = {old: new for new, old in enumerate(at for at in range(len(spec.outputs)) if at == seeds[0] or at not in seeds)}
+    kept = {
+        old: new
+        for new, old in enumerate(at for at in range(len(spec.outputs)) if at == seeds[0] or at not in seeds)
+    }
     made = add_kernel(graph, fused, operands, product[:-1], sink.source)
     order.place(made.name, at)
     results = results_of(graph, made, fused)
@@ -135,14 +143,16 @@ def _fuse(
     return made.name
 
 
-def add_kernel(graph: Graph, spec: Gemm, operands: Iterable[str], lead: tuple[object, ...], source: str) -> Node:
+def add_kernel(
+    graph: Graph, spec: Gemm, operands: Iterable[str], lead: tuple[object, ...], source: str
+) -> Node:
     """A Gemm kernel node: typed where it has one output."""
     if len(spec.outputs) == 1:
-        kind = TensorType.of(spec.outputs[0].dtype, *lead, spec.columns(spec.outputs[0]))  # type: ignore[arg-type]
+        kind = TensorType.of(spec.outputs[0].dtype, *lead, spec.columns(spec.outputs[0]))
         return graph.add(Kernel(spec), operands, kind, source=source)
     node = graph.add(Kernel(spec), operands, None, source=source)
     for at, output in enumerate(spec.outputs):
-        kind = TensorType.of(output.dtype, *lead, spec.columns(output))  # type: ignore[arg-type]
+        kind = TensorType.of(output.dtype, *lead, spec.columns(output))
         graph.add(Item(at), (node.name,), kind, source=source)
     return node
 

@@ -23,7 +23,12 @@ class Extras:
     """
 
     def __init__(
-        self, graph: Graph, shape: Shape, letters: str, known: tuple[tuple[Extra, str], ...] = (), limit: int = 6
+        self,
+        graph: Graph,
+        shape: Shape,
+        letters: str,
+        known: tuple[tuple[Extra, str], ...] = (),
+        limit: int = 6,
     ) -> None:
         self.graph = graph
         self.shape = shape
@@ -50,7 +55,9 @@ class Extras:
             index = maps.identity(shape)
         name = operand(self.graph, Access(access.node, index), shape)
         if name is None:
-            raise Unreadable(f"{access.node} is read at {list(map(str, access.index))}, which is no plain operand")
+            raise Unreadable(
+                f"{access.node} is read at {list(map(str, access.index))}, which is no plain operand"
+            )
         dims = "".join(self.letters[at] for at in read)
         for extra, other in self.found:
             if other == name and extra.dims == dims:

@@ -37,7 +37,9 @@ class FuseEpilogue(Pass):
 
     def run(self, graph: Graph) -> None:
         order = Order(graph)
-        waiting = [node.name for node in graph if isinstance(node.op, Kernel) and isinstance(node.op.spec, Gemm)]
+        waiting = [
+            node.name for node in graph if isinstance(node.op, Kernel) and isinstance(node.op.spec, Gemm)
+        ]
         for name in waiting:
             current: str | None = name
             while current is not None and current in graph:

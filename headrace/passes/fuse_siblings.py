@@ -68,7 +68,8 @@ class FuseSiblings(Pass):
 
 
 def _spec(node: Node) -> Gemm:
-    assert isinstance(node.op, Kernel) and isinstance(node.op.spec, Gemm)
+    assert isinstance(node.op, Kernel)
+    assert isinstance(node.op.spec, Gemm)
     return node.op.spec
 
 

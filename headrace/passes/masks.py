@@ -70,6 +70,11 @@ def sees_first_key(mask: Expr) -> bool:
     if mask.fn != "le" or mask.args[0] != Ref("j"):
         return False
     bound = mask.args[1]
-    if isinstance(bound, Call) and bound.fn == "add" and (number(bound.args[1]) or -1.0) >= 0:
+    if isinstance(bound, Call) and bound.fn == "add" and _not_negative(bound.args[1]):
         bound = bound.args[0]
-    return bound == Ref("i") or (number(bound) or -1.0) >= 0
+    return bound == Ref("i") or _not_negative(bound)
+
+
+def _not_negative(bound: Expr) -> bool:
+    value = number(bound)
+    return value is not None and value >= 0

@@ -70,7 +70,7 @@ class Matcher:
         raise Unreadable("the scores are not normalized along the keys")
 
     def _plain(self, expr: Expr) -> Expr:
-        """Tidy, without roundings, hidden weights written as hidden scores: where(m, exp(x), 0) = exp(where(m, x, -inf))."""
+        """Tidy, without roundings; where(m, exp(x), 0) as exp(where(m, x, -inf))."""
         return _hide(tidy(strip(expr, self.reader.dtypes), self.reader.dtypes))
 
     def reduced(self, expr: Expr, kind: str) -> Expr | None:
@@ -79,7 +79,12 @@ class Matcher:
             return None
         access = self.reader.accesses[expr.name]
         node = self.reader.graph[access.node]
-        if not isinstance(node.op, Reduce) or node.op.kind != kind or len(node.op.axes) != 1 or access.reads(self.key):
+        if (
+            not isinstance(node.op, Reduce)
+            or node.op.kind != kind
+            or len(node.op.axes) != 1
+            or access.reads(self.key)
+        ):
             return None
         source = self.reader.graph[node.operands[0]]
         axis = node.op.axes[0]

@@ -91,7 +91,9 @@ def parse_pass(text: str) -> Pass:
         name, eq, value = part.partition("=")
         name, value = name.strip(), value.strip()
         if not eq or name not in fields:
-            raise PassSyntaxError(f"pass {kind.name} has no option {name!r}; known: {', '.join(fields) or 'none'}")
+            raise PassSyntaxError(
+                f"pass {kind.name} has no option {name!r}; known: {', '.join(fields) or 'none'}"
+            )
         if fields[name] == "Policy":
             values[name] = Policy.parse(value)
         elif re.fullmatch(r"\d+", value):

@@ -1,9 +1,9 @@
 """Masks as conjunctions of integer bounds, so that a kernel can read off which keys it needs.
 
-    ge(sub(j, i), 1), negated          ->  le(j, i)                   triu(ones, diagonal=1) as masked_fill writes it
-    lt(j, add(i, add(p, 1)))           ->  le(j, add(i, p))           a static cache
-    and(gt(j, sub(i, 256)), le(j, i))  ->  and(ge(j, sub(i, 255)), le(j, i))
-    ne(e0, 0), e0:b8                   ->  e0
+    not(ge(sub(j, i), 1))              ->  le(j, i)                   masked_fill with triu(diagonal=1)
+lt(j, add(i, add(p, 1)))           ->  le(j, add(i, p))           a static cache
+and(gt(j, sub(i, 256)), le(j, i))  ->  and(ge(j, sub(i, 255)), le(j, i))
+ne(e0, 0), e0:b8                   ->  e0
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from headrace.ir.infer import expr_dtype
 _NEGATED = {"lt": "ge", "ge": "lt", "le": "gt", "gt": "le", "eq": "ne", "ne": "eq"}
 _MIRRORED = {"lt": "gt", "gt": "lt", "le": "ge", "ge": "le", "eq": "eq", "ne": "ne"}
 _HOLDS: Mapping[str, Callable[[int, int], bool]] = {
-    "lt": operator.lt, "le": operator.le, "gt": operator.gt, "ge": operator.ge, "eq": operator.eq, "ne": operator.ne,
+    "lt": operator.lt, "le": operator.le, "gt": operator.gt,
+    "ge": operator.ge, "eq": operator.eq, "ne": operator.ne,
 }  # fmt: skip
 Linear = tuple[dict[Expr, int], int]
 
@@ -124,7 +125,9 @@ def _linear(e: Expr) -> Linear:
 
 def _sum(coefficients: dict[Expr, int], constant: int) -> Expr:
     """The canonical text of a linear form: indices, then other names, then the constant."""
-    order = sorted(coefficients, key=lambda term: (not (isinstance(term, Ref) and term.name in "bhij"), str(term)))
+    order = sorted(
+        coefficients, key=lambda term: (not (isinstance(term, Ref) and term.name in "bhij"), str(term))
+    )
     order.sort(key=lambda term: coefficients[term] < 0)
     result: Expr | None = None
     for term in order:

@@ -84,7 +84,9 @@ class Reader:
 
     def _read(self, node: Node, index: Index) -> Expr:
         if isinstance(node.op, Map) and (not node.operands or not self.stop(node)):
-            values: dict[str, Expr] = {f"x{at}": self.read(name, index) for at, name in enumerate(node.operands)}
+            values: dict[str, Expr] = {
+                f"x{at}": self.read(name, index) for at, name in enumerate(node.operands)
+            }
             for name in refs(node.op.expr) - set(values):
                 values[name] = self.scalar(index[int(name[1:])])
             return substitute(node.op.expr, values)
@@ -134,7 +136,10 @@ class Reader:
 
     def varies(self, expr: Expr, at: int) -> bool:
         """Whether an expression depends on dimension `at` of the domain."""
-        return any(name == f"d{at}" or (name in self.accesses and self.accesses[name].reads(at)) for name in refs(expr))
+        return any(
+            name == f"d{at}" or (name in self.accesses and self.accesses[name].reads(at))
+            for name in refs(expr)
+        )
 
 
 def _in_order(expr: Expr) -> list[str]:
@@ -144,7 +149,7 @@ def _in_order(expr: Expr) -> list[str]:
 
 
 def emittable(graph: Graph, node: Node) -> bool:
-    """Whether a kernel may take a value as operand: FX has it, or emitting makes it from a value that FX has."""
+    """Whether a kernel may take a value as operand: FX has it, or emitting makes it from what FX has."""
     if node.fx is not None or isinstance(node.op, (Kernel, Item)):
         return True
     if isinstance(node.op, View):
@@ -155,7 +160,7 @@ def emittable(graph: Graph, node: Node) -> bool:
 
 
 def operand(graph: Graph, access: Access, shape: Shape) -> str | None:
-    """A value of `shape` whose elements are the access, over d0, d1, ... of that shape; None where emitting cannot.
+    """A value of `shape` whose elements are the access, over d0, d1, ... of that shape, if it can be made.
 
     The accessed value itself where it has that form already, else a new `view` of it.
     """

@@ -17,9 +17,9 @@ from headrace.ir.size import ZERO
 from headrace.ir.spec import Attention
 from headrace.ir.steps import as_steps
 from headrace.ir.types import TensorType, dim
-from headrace.passes.algebra import number, tidy
+from headrace.passes.algebra import number, rounded, tidy
 from headrace.passes.base import Pass
-from headrace.passes.claim import Policy
+from headrace.passes.claim import AUTO, Policy
 from headrace.passes.einsum import Einsum
 from headrace.passes.extras import Extras
 from headrace.passes.heads import HeadOperand, head_operand, split_batch
@@ -38,8 +38,8 @@ class RecogniseAttention(Pass):
 
     Found whatever the spelling: scale before or after the product, as factor or divisor, on q, k or both; a
     mask by where, masked_fill, an added tensor or an added where(mask, 0, -inf); softmax with or without a
-    maximum, or through log-sum-exp; key and value heads repeated by expand and reshape; batch and heads in one
-    dimension or two; casts anywhere. Keys are taken before their heads are repeated.
+    maximum, or through log-sum-exp; key and value heads repeated by expand and reshape; batch and heads in
+    one dimension or two; casts anywhere. Keys are taken before their heads are repeated.
 
     rewrite:
         %s = contract(%q, %k3) {equation=abik,abjk->abij} : f32[1, 9, 5, 512]
@@ -52,7 +52,7 @@ class RecogniseAttention(Pass):
     """
 
     name: ClassVar[str] = "recognise_attention"
-    claim: Policy = Policy()
+    claim: Policy = AUTO
 
     def run(self, graph: Graph) -> None:
         for node in list(graph):
@@ -73,7 +73,7 @@ class RecogniseAttention(Pass):
 
 
 def _outline(graph: Graph, node: Node, eq: Einsum) -> _Outline | None:
-    """What a contraction would be as the value product of an attention; None where no earlier product is near."""
+    """A contraction as the value product of an attention; None where no earlier product is near."""
     if not eq.inner:
         return None
     for order, (weights, values) in ((eq, node.operands), (eq.swapped(), node.operands[::-1])):
@@ -92,7 +92,8 @@ def _outline(graph: Graph, node: Node, eq: Einsum) -> _Outline | None:
 def _between(graph: Graph, name: str) -> list[Node] | None:
     """The nodes from a value up to the nearest contractions, or None where there are none or they are far."""
     seen: set[str] = set()
-    waiting, found, product = [name], [], False
+    waiting, product = [name], False
+    found: list[Node] = []
     while waiting and len(found) < _DEPTH:
         node = graph[waiting.pop()]
         if node.name in seen:
@@ -112,7 +113,7 @@ def _calls(expr: Expr, fn: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Outline:
-    """The value product `node`: `eq` has the weights at its left. `certain` where softmax is plainly meant."""
+    """The value product `node`, weights at the left of `eq`; `certain` where softmax is plainly meant."""
 
     graph: Graph
     node: Node
@@ -139,7 +140,9 @@ class _Outline:
         domain: Shape = (batch, heads, sizes[eq.rows], sizes[eq.inner])
         at = _letters(eq.batch, sizes, domain) | {eq.rows: _step(2, domain), eq.inner: _step(3, domain)}
         reader = Reader(graph, domain)
-        found = Matcher(reader, key=3).match(reader.read(self.weights, tuple(at[letter] for letter in eq.left)))
+        found = Matcher(reader, key=3).match(
+            reader.read(self.weights, tuple(at[letter] for letter in eq.left))
+        )
         name, scores = _scores(reader, found.scores)
         self._only_reader(scores.node)
         q, k = _queries_and_keys(graph, scores, domain)
@@ -147,7 +150,9 @@ class _Outline:
         at |= {eq.inner: _step(2, v_domain), eq.columns: _step(3, v_domain)}
         v = head_operand(graph, self.values, tuple(at[letter] for letter in eq.right), v_domain)
         if not (heads.is_Integer and d_v.is_Integer):
-            raise Unreadable(f"the number of heads {heads} and the value dimension {d_v} must be known numbers")
+            raise Unreadable(
+                f"the number of heads {heads} and the value dimension {d_v} must be known numbers"
+            )
         if v.scale != 1.0:
             raise Unreadable("the values are scaled on their way")
         spec, extras = self._spec(reader, found, name, (q, k, v), domain, int(d_v))
@@ -174,7 +179,13 @@ class _Outline:
                 waiting.append(user.name)
 
     def _spec(
-        self, reader: Reader, found: Weights, name: str, operands: tuple[HeadOperand, ...], domain: Shape, d_v: int
+        self,
+        reader: Reader,
+        found: Weights,
+        name: str,
+        operands: tuple[HeadOperand, ...],
+        domain: Shape,
+        d_v: int,
     ) -> tuple[Attention, list[str]]:
         """The Spec, and the operands of its extras."""
         q, k, v = operands
@@ -183,7 +194,9 @@ class _Outline:
         strict, loose = (split_mask(found.scores, finite=finite) for finite in (False, True))
         for score, mask in (loose, strict):
             extras = Extras(self.graph, domain, _LETTERS)
-            table: dict[str, Expr] = {f"d{at}": Ref(letter) for at, letter in enumerate(_LETTERS)} | {name: product}
+            table: dict[str, Expr] = {f"d{at}": Ref(letter) for at, letter in enumerate(_LETTERS)} | {
+                name: product
+            }
             for each in (score, mask):
                 for other, access in reader.accessed(each).items():
                     if other not in table:
@@ -195,7 +208,7 @@ class _Outline:
             if loose == strict or sees_first_key(mask):
                 break
         # What the spec says of the dot product is float32: casts between have gone, the scale is one factor.
-        score = tidy(_factors(substitute(score, table)), dtypes)
+        score = rounded(tidy(_factors(substitute(score, table)), dtypes))
         d_k = typed(self.graph[q.name]).shape[-1]
         if not d_k.is_Integer:
             raise Unreadable(f"the head dimension {d_k} must be a known number")
@@ -226,7 +239,9 @@ class _Outline:
             return made.name
         if as_steps(index, kind.shape, shape) is None:
             raise Unreadable("the result's dimensions are mixed in a way that no view expresses")
-        return self.graph.add(View(index), (made.name,), TensorType(kind.dtype, shape), source=made.source).name
+        return self.graph.add(
+            View(index), (made.name,), TensorType(kind.dtype, shape), source=made.source
+        ).name
 
 
 def _step(at: int, shape: Shape) -> sympy.Expr:
@@ -259,10 +274,10 @@ def _scores(reader: Reader, scores: Expr) -> tuple[str, Access]:
         if isinstance(op, Contract):
             eq = Einsum.parse(op.equation)
             place = dict(zip(eq.out, access.index, strict=True))
-            for each in (eq, eq.swapped()):
-                if len(each.inner) == len(each.rows) == len(each.columns) == 1 and not each.summed:
-                    if place[each.rows] == i and place[each.columns] == j:
-                        return name, access
+            if len(eq.inner) != 1 or len(eq.rows) != 1 or len(eq.columns) != 1 or eq.summed:
+                continue
+            if (i, j) in ((place[eq.rows], place[eq.columns]), (place[eq.columns], place[eq.rows])):
+                return name, access
     raise Unreadable("the scores contain no product of queries and keys")
 
 
@@ -293,5 +308,5 @@ def _factors(expr: Expr) -> Expr:
     args = tuple(_factors(arg) for arg in expr.args)
     divisor = number(args[1]) if expr.fn == "div" else None
     if divisor:
-        return call("mul", args[0], float(f"{1.0 / divisor:.12g}"))
+        return call("mul", args[0], 1.0 / divisor)
     return Call(expr.fn, args)

@@ -13,10 +13,11 @@ from headrace.ir.expr import Ref
 from headrace.ir.graph import Graph, Node
 from headrace.ir.index import Index, Shape
 from headrace.ir.ops import Contract, Kernel, View
+from headrace.ir.size import ZERO
 from headrace.ir.spec import Gemm, Output, Weight
 from headrace.ir.types import TensorType, dim
 from headrace.passes.base import Pass
-from headrace.passes.claim import Policy
+from headrace.passes.claim import AUTO, Policy
 from headrace.passes.einsum import Einsum
 from headrace.passes.epilogue import absorb
 from headrace.passes.order import Order
@@ -27,8 +28,8 @@ from headrace.passes.reading import Access, Unreadable, emittable, operand, type
 class RecogniseGemm(Pass):
     """Every contraction that is a matrix product, one weight each.
 
-    Leading dimensions of x are one M; leading dimensions that both operands share are one batch. A weight that
-    is stored `[N, K]` and read through a transposition is taken as it is stored.
+    Leading dimensions of x are one M; leading dimensions that both operands share are one batch. A weight
+    that is stored `[N, K]` and read through a transposition is taken as it is stored.
 
     rewrite:
         %w_t = view(%w) {index=[d1, d0]} : bf16[576, 1536]
@@ -38,7 +39,7 @@ class RecogniseGemm(Pass):
     """
 
     name: ClassVar[str] = "recognise_gemm"
-    claim: Policy = Policy()
+    claim: Policy = AUTO
 
     def run(self, graph: Graph) -> None:
         order = Order(graph)
@@ -92,23 +93,31 @@ def _kernel(graph: Graph, node: Node, op: Contract, claim: Policy) -> str:
     n, k = extent(eq.columns), extent(eq.inner)
     if not (n.is_Integer and k.is_Integer):
         raise Unreadable(f"N = {n} and K = {k} must be known numbers")
-    batch: tuple[sympy.Expr, ...] = (extent(eq.batch),) if eq.batch else ()
-    x_name = _flat(graph, x, eq.left, (*((eq.batch,) if eq.batch else ()), eq.rows, eq.inner), sizes)
+    lead = _lead(eq, sizes)
+    x_name = _flat(graph, x, eq.left, (*lead, eq.rows, eq.inner), sizes)
     w_name, layout = _weight(graph, w, eq, sizes)
     spec = Gemm(
         x=dtypes[0],
         weights=(Weight("w0", dtypes[1], int(n), int(k), layout),),
         outputs=(Output(dtypes[2], Ref("acc_w0")),),
-        batched=bool(eq.batch),
+        batched=bool(lead),
     )
     reason = claim.gemm(spec)
     if reason is not None:
         raise Unreadable(reason)
-    shape = (*batch, extent(eq.rows), n)
+    shape = (*map(extent, lead), extent(eq.rows), n)
     return graph.add(Kernel(spec), (x_name, w_name), TensorType(dtypes[2], shape), source=node.source).name
 
 
-def _flat(graph: Graph, name: str, letters: str, groups: tuple[str, ...], sizes: dict[str, sympy.Expr]) -> str:
+def _lead(eq: Einsum, sizes: dict[str, sympy.Expr]) -> tuple[str, ...]:
+    """The group of batch letters, if any: a batch of one is none."""
+    batch = "".join(letter for letter in eq.batch if sizes[letter] != 1)
+    return (batch,) if batch else ()
+
+
+def _flat(
+    graph: Graph, name: str, letters: str, groups: tuple[str, ...], sizes: dict[str, sympy.Expr]
+) -> str:
     """A value with one dimension for each group of letters, of an operand whose dimensions are `letters`."""
     shape, index = _grouped(letters, groups, sizes)
     if typed(graph[name]).shape == shape and index == maps.identity(shape) and emittable(graph, graph[name]):
@@ -132,9 +141,9 @@ def _through(graph: Graph, name: str, index: Index, shape: Shape) -> str | None:
 
 
 def _grouped(letters: str, groups: tuple[str, ...], sizes: dict[str, sympy.Expr]) -> tuple[Shape, Index]:
-    """The shape with one dimension per group, and the index of each letter over it."""
+    """The shape with one dimension per group, and each letter's index over it; letters in no group read 0."""
     shape = tuple(sympy.Mul(*(sizes[letter] for letter in group)) for group in groups)
-    of: dict[str, sympy.Expr] = {}
+    of: dict[str, sympy.Expr] = dict.fromkeys(letters, ZERO)
     for at, group in enumerate(groups):
         if len(group) == 1:
             of[group] = maps.identity(shape)[at]
@@ -147,13 +156,11 @@ def _grouped(letters: str, groups: tuple[str, ...], sizes: dict[str, sympy.Expr]
 
 
 def _weight(graph: Graph, name: str, eq: Einsum, sizes: dict[str, sympy.Expr]) -> tuple[str, str]:
-    """The weight operand and its layout: as it is stored where views only transpose it."""
-    lead = (eq.batch,) if eq.batch else ()
-    groups = (*lead, eq.columns, eq.inner)
-    shape, index = _grouped(eq.right, groups, sizes)
-    stored = maps.identity(shape)
-    swapped = (*stored[:-2], stored[-1], stored[-2])
-    swapped_shape = (*shape[:-2], shape[-1], shape[-2])
+    """The weight operand and its layout: as it is stored, where views only transpose or split it."""
+    lead = _lead(eq, sizes)
+    shape, index = _grouped(eq.right, (*lead, eq.columns, eq.inner), sizes)
+    swap = {dim(len(lead)): dim(len(lead) + 1), dim(len(lead) + 1): dim(len(lead))}
+    flipped = (*shape[:-2], shape[-1], shape[-2])
     node = graph[name]
     chain = [(node, index)]
     while isinstance(node.op, View):
@@ -161,12 +168,13 @@ def _weight(graph: Graph, name: str, eq: Einsum, sizes: dict[str, sympy.Expr]) -
         node = graph[node.operands[0]]
         chain.append((node, index))
     for node, index in reversed(chain):
-        if emittable(graph, node):
-            if index == stored and typed(node).shape == shape:
-                return node.name, "nk"
-            if index == swapped and typed(node).shape == swapped_shape:
-                return node.name, "kn"
-    return _flat(graph, name, eq.right, (*lead, eq.inner, eq.columns), sizes), "kn"
+        # The last stored dimension is the contiguous one: it says which layout costs no copy.
+        across = dim(len(lead)) in index[-1].free_symbols
+        over = tuple(expr.xreplace(swap) for expr in index) if across else index
+        found = operand(graph, Access(node.name, over), flipped if across else shape)
+        if found is not None:
+            return found, "kn" if across else "nk"
+    raise Unreadable(f"{name} has no value in FX that could be handed over")
 
 
 def _result(graph: Graph, node: Node, op: Contract, kernel: str) -> str:
@@ -177,11 +185,11 @@ def _result(graph: Graph, node: Node, op: Contract, kernel: str) -> str:
     shape = typed(node).shape
     sizes = dict(zip(eq.out, shape, strict=True))
     index: list[sympy.Expr] = []
-    for group in ((eq.batch,) if eq.batch else ()) + (eq.rows, eq.columns):
+    for group in (*_lead(eq, sizes), eq.rows, eq.columns):
         positions = [eq.out.index(letter) for letter in group]
-        flat: sympy.Expr = sympy.Integer(0)
+        flat: sympy.Expr = ZERO
         for at in positions:
-            step = dim(at) if shape[at] != 1 else sympy.Integer(0)
+            step = dim(at) if shape[at] != 1 else ZERO
             flat = flat * sizes[eq.out[at]] + step
         index.append(sympy.expand(flat))
     kind = typed(graph[kernel])

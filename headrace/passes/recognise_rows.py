@@ -15,7 +15,7 @@ from headrace.ir.spec import Extra, Output, Reduction, Rows
 from headrace.ir.types import TensorType, dim
 from headrace.passes.algebra import number, tidy
 from headrace.passes.base import Pass
-from headrace.passes.claim import Policy
+from headrace.passes.claim import AUTO, Policy
 from headrace.passes.order import Order
 from headrace.passes.reading import Access, Reader, Unreadable, emittable, operand, typed
 from headrace.passes.region import Region, grow
@@ -25,7 +25,7 @@ _KINDS = ("sum", "max", "min", "prod")
 
 @dataclass(frozen=True)
 class RecogniseRows(Pass):
-    """Softmax, norms and whatever else reduces rows and computes on: found by growing from the first reduction.
+    """Softmax, norms and whatever else reduces rows and computes on, grown from the first reduction.
 
     A region ends where one value leaves it; what only the region reads is drawn in from before the reduction.
 
@@ -45,7 +45,7 @@ class RecogniseRows(Pass):
     """
 
     name: ClassVar[str] = "recognise_rows"
-    claim: Policy = Policy()
+    claim: Policy = AUTO
     max_ops: int = 40
 
     def run(self, graph: Graph) -> None:
@@ -110,7 +110,9 @@ def _drawn_in(graph: Graph, inside: frozenset[str], limit: int) -> frozenset[str
     return frozenset(found)
 
 
-def _replace(graph: Graph, order: Order, sink: Node, nodes: frozenset[str], rows: Shape, claim: Policy) -> None:
+def _replace(
+    graph: Graph, order: Order, sink: Node, nodes: frozenset[str], rows: Shape, claim: Policy
+) -> None:
     """Put a kernel in the place of `sink`, computed by `nodes` on rows of the shape `rows`."""
     core = graph[sink.operands[0]] if isinstance(sink.op, View) else sink
     kind = typed(core)
@@ -151,8 +153,13 @@ def _replace(graph: Graph, order: Order, sink: Node, nodes: frozenset[str], rows
 def _feeds_kernels(graph: Graph, name: str) -> bool:
     """Whether kernels, and nothing else, read a value."""
     users = graph.users(name)
-    return bool(users) and not graph.is_output(name) and all(
-        isinstance(user.op, Kernel) or (isinstance(user.op, View) and _feeds_kernels(graph, user.name)) for user in users
+    return (
+        bool(users)
+        and not graph.is_output(name)
+        and all(
+            isinstance(user.op, Kernel) or (isinstance(user.op, View) and _feeds_kernels(graph, user.name))
+            for user in users
+        )
     )
 
 
@@ -182,7 +189,11 @@ class _Writer:
 
     def _dtypes(self) -> dict[str, DType]:
         """Element types of what an expression under construction may read; reductions are float32."""
-        return self.reader.dtypes | {f"r{at}": DType.F32 for at in range(len(self.reductions))} | {"count": DType.F32}
+        return (
+            self.reader.dtypes
+            | {f"r{at}": DType.F32 for at in range(len(self.reductions))}
+            | {"count": DType.F32}
+        )
 
     def _reduction(self, name: str, access: Access, node: Node, op: Reduce) -> Expr:
         if name in self._memo:
@@ -216,7 +227,7 @@ class _Writer:
         return self.reductions[int(expr.name[1:])][0] == "sum"
 
     def inputs(self, expr: Expr) -> dict[str, tuple[Extra, str]]:
-        """For each access that remains: the Rows input, and the operand that carries it. Matrices come first."""
+        """For each access that remains: the Rows input and the operand that carries it, matrices first."""
         found: dict[str, tuple[str, str]] = {}
         for each in (*(body for _, body in self.reductions), expr):
             if any(name[:1] == "d" and name[1:].isdigit() for name in refs(each)):
@@ -251,7 +262,9 @@ class _Writer:
         index = tuple(expr.xreplace(table) for expr in access.index)
         value = operand(self.graph, Access(access.node, index), wanted)
         if value is None:
-            raise Unreadable(f"{access.node} is read at {list(map(str, access.index))}, which is no plain operand")
+            raise Unreadable(
+                f"{access.node} is read at {list(map(str, access.index))}, which is no plain operand"
+            )
         return dims, value
 
     def spec(self, expr: Expr, out: DType, full: bool, names: dict[str, tuple[Extra, str]]) -> Rows:

@@ -31,7 +31,9 @@ class Unclaimed(Pass):
     def run(self, graph: Graph) -> None:
         told = {refusal.node for refusal in graph.refusals}
         for node in graph:
-            if node.name not in told and isinstance(node.op, (Map, Reduce, Contract, Scan, Gather, Scatter, Extern)):
+            if node.name not in told and isinstance(
+                node.op, (Map, Reduce, Contract, Scan, Gather, Scatter, Extern)
+            ):
                 graph.refuse(node.name, self.name, _reason(graph, node))
 
 
@@ -70,7 +72,9 @@ def _extern(target: str) -> str:
 
 def _is_rotation(graph: Graph, node: Node) -> bool:
     """Whether a map belongs to a rotary embedding: its sines, or the sum of products with a rotated half."""
-    if isinstance(node.op, Map) and any(isinstance(part, Call) and part.fn in ("sin", "cos") for part in walk(node.op.expr)):
+    if isinstance(node.op, Map) and any(
+        isinstance(part, Call) and part.fn in ("sin", "cos") for part in walk(node.op.expr)
+    ):
         return True
     near = [*graph.operands(node), *graph.users(node.name)]
     near += [far for each in near for far in graph.operands(each)]

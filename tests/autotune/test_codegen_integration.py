@@ -41,18 +41,19 @@ def test_defaults_of_every_dataflow_are_legal_in_the_space(task: Task) -> None:
     assert all(space.legal(schedule) for schedule in space.defaults)
 
 
-def test_tuning_records_right_results_and_the_second_run_needs_no_trial(tmp_path: Path) -> None:
+def test_tuning_records_right_results_and_the_second_run_needs_no_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("headrace.autotune.job.PATIENCE", 2)  # a short search, however busy the machine is
     with Store.open(tmp_path / "db.sqlite") as store:
         device = discover_cpu(1, store, read_bytes=8 << 20)
-        report = tune(TASKS, device, store, budget_seconds=25.0)
-        assert all(result.status in (Status.TUNED, Status.PARTIAL) for result in report.results)
+        report = tune(TASKS, device, store, budget_seconds=300.0)
+        assert {result.status for result in report.results} == {Status.TUNED}
         bad = {(row.schedule, row.cause) for row in store.observations() if row.verdict is Verdict.WRONG}
         assert bad == set()
-        known = [result.task for result in report.results if result.status is Status.TUNED]
-        assert known
-        again = tune(known, device, store, budget_seconds=25.0)
+        again = tune(TASKS, device, store, budget_seconds=300.0)
         assert again.trials == 0
         assert {result.status for result in again.results} == {Status.KNOWN}
-        answer = DatabaseEvidence(store).best(known[0].spec, known[0].sizes, device)
+        answer = DatabaseEvidence(store).best(GEMM, (1,), device)
         assert answer is not None
         assert answer.rung is Rung.EXACT

@@ -8,9 +8,9 @@ import random
 import shutil
 import signal
 import sqlite3
-import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -235,19 +235,31 @@ def test_readonly_place_keeps_results_in_memory(tmp_path: Path, monkeypatch: pyt
     assert "stay in memory" in told[0]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_readonly_directory_is_still_read(tmp_path: Path) -> None:
-    path = tmp_path / "db.sqlite"
-    with Store.open(path) as store:
-        store.append(some(3))
-    path.chmod(stat.S_IRUSR)
-    tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    try:
-        store = Store.open(path, warn=lambda text: None)
-        store.append(some(1, tag=1))
-        assert len(store.observations()) == 4
-    finally:
-        tmp_path.chmod(stat.S_IRWXU)
+@pytest.mark.parametrize("readonly", [True, False])
+def test_database_in_a_read_only_directory_is_still_read(readonly: bool) -> None:
+    with tempfile.TemporaryDirectory() as name:  # outside pytest's own folder, which other users cannot enter
+        path = Path(name) / "db.sqlite"
+        with Store.open(path) as store:
+            store.append(some(3))
+        (path.parent / "db.sqlite.lock").unlink()
+        path.chmod(0o444)
+        path.parent.chmod(0o555)
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                if os.geteuid() == 0:
+                    os.setuid(65534)  # root may write everywhere
+                told: list[str] = []
+                store = Store.open(path, readonly=readonly, warn=told.append)
+                store.append(some(1, tag=1))
+                whole = len(store.observations()) == 4 and store.info().waiting == 1
+                code = 0 if whole and len(told) == (0 if readonly else 1) else 2
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        path.parent.chmod(0o755)
+        assert code == 0
 
 
 def test_readonly_store_writes_nothing_to_its_file(tmp_path: Path) -> None:

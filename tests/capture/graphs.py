@@ -27,7 +27,7 @@ def joint_graph(
 def joint_graph_and_inputs(
     fn: Callable[..., object], *args: torch.Tensor, dynamic: bool | None = False
 ) -> tuple[fx.GraphModule, dict[str, torch.Tensor | int]]:
-    """As `joint_graph`, and the value of every placeholder by name (parameters and sizes are placeholders too)."""
+    """As `joint_graph`, and the value of every placeholder (parameters and sizes included) by name."""
     from torch._inductor.compile_fx import compile_fx
     from torch._inductor.custom_graph_pass import CustomGraphPass
 
@@ -54,7 +54,8 @@ def joint_graph_and_inputs(
                 raise
 
         def run(*given: torch.Tensor | int) -> object:
-            inputs.append(given)
+            # Copies: the module may write to its inputs.
+            inputs.append(tuple(x.clone() if isinstance(x, torch.Tensor) else x for x in given))
             return module(*given)
 
         return run

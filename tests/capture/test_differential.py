@@ -106,6 +106,7 @@ FUNCTIONS: dict[str, Case] = {
     "extrema": (lambda x: (x.amax(1), x.amin((0, 2), keepdim=True), x.max(), x.min()), (X,)),
     "products": (lambda x: (x.prod(), x.prod(1, keepdim=True)), (X,)),
     "any_all": (lambda b: (b.any(), b.any(1), b.all(-1, keepdim=True), b.all()), (B,)),
+    "any_of_bytes": (lambda b: (b.to(torch.uint8).any(-1), b.float().all(0)), (B,)),
     "argmax": (lambda x: (x.argmax(-1), x.argmin(1, keepdim=True), x.argmax()), (X,)),
     "variance": (
         lambda x: (x.var(-1), x.std((0, 1), correction=0), *torch.var_mean(x, 1, keepdim=True)),

@@ -20,7 +20,8 @@ def observation(dataflow: str, seconds: float, verdict: Verdict = Verdict.OK, **
     flow = next(flow for flow in registry.dataflows(spec, (1,), device) if flow.name == dataflow)
     return Observation(
         spec=SPEC, sizes=(1,), numerics=numerics(device), schedule=str(flow.default(spec, (1,), device)),
-        template_digest=registry.digest(dataflow), environment=environment(device), policy=Policy(Stage.FINAL),
+        template_digest=registry.digest(dataflow), environment=environment(device),
+        policy=Policy(Stage.FINAL),
         verdict=verdict, samples=(seconds,) * 9 if verdict is Verdict.OK else (),
         check=Check((1, 2), "float64", 1, 0.0, 1e-2) if verdict is Verdict.OK else None,
         cause="" if verdict is Verdict.OK else "wrong by 3", **changes,

@@ -38,7 +38,15 @@ def test_doctor_reports_every_section(headrace):
     ran = headrace("doctor", "--quick", "--json")
     assert ran.code in (0, 1)
     names = {finding["name"] for findings in ran.json["sections"].values() for finding in findings}
-    assert {"torch", "triton", "CPU engine", "triton.backends cpu", "CPU features", "C++ compiler", "database"} <= names
+    assert {
+        "torch",
+        "triton",
+        "CPU engine",
+        "triton.backends cpu",
+        "CPU features",
+        "C++ compiler",
+        "database",
+    } <= names
     assert ran.json["ok"] == (ran.code == 0)
 
 

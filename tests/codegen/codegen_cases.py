@@ -59,7 +59,8 @@ def assert_close(spec: Spec, result: object, inputs: Sequence[torch.Tensor]) -> 
     reference = evaluate_spec(spec, inputs)
     eager = evaluate_spec(spec, inputs, exact=False)
     for out, ref, own, dtype in zip(results, reference, eager, spec.output_dtypes, strict=True):
-        assert out.shape == ref.shape and out.dtype == dtype.to_torch()
+        assert out.shape == ref.shape
+        assert out.dtype == dtype.to_torch()
         if not dtype.is_floating:
             assert torch.equal(out, ref)
             continue
@@ -73,8 +74,10 @@ def assert_close(spec: Spec, result: object, inputs: Sequence[torch.Tensor]) -> 
             assert error <= limit, f"error {error:.3g} > {limit:.3g}"
 
 
-def run(text: str, flow: str, sizes: tuple[int, ...], inputs: list[torch.Tensor] | None = None, **knobs: int | str):
-    """Make operands, run the dataflow, hold the result against the oracle; returns the kernel and its result."""
+def run(
+    text: str, flow: str, sizes: tuple[int, ...], inputs: list[torch.Tensor] | None = None, **knobs: int | str
+):
+    """Make operands, run the dataflow, hold the result against the oracle."""
     spec = parse_spec(text)
     made = inputs if inputs is not None else make(spec, sizes)
     built = instantiate(text, flow, sizes, **knobs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -9,10 +10,8 @@ import pytest
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    try:
+    with contextlib.suppress(ValueError):  # another folder of tests has the same option
         parser.addoption("--update-golden", action="store_true", help="rewrite the golden files that differ")
-    except ValueError:
-        pass  # another folder of tests has the same option
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -28,7 +27,9 @@ def golden(request: pytest.FixtureRequest):
         path = Path(__file__).with_name("goldens") / name
         if request.config.getoption("--update-golden", default=False):
             path.write_text(text)
-        assert path.is_file(), f"{path.name} is missing; run pytest tests/codegen --update-golden and review it"
+        assert path.is_file(), (
+            f"{path.name} is missing; run pytest tests/codegen --update-golden and review it"
+        )
         assert text == path.read_text()
 
     return check

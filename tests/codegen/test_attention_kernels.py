@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (the text of a Spec is one line)
 """prefill and decode against the float64 oracle: dtypes, head maps, masks, bounds, splits, odd sizes, special values."""
 
 from __future__ import annotations
@@ -76,8 +77,11 @@ def test_masks(mask: str, flow: str, sizes: tuple[int, ...]) -> None:
 @pytest.mark.parametrize(("flow", "sizes"), FLOWS)
 def test_mask_and_bounds_from_extras_of_every_dimension(flow: str, sizes: tuple[int, ...]) -> None:
     spec = parse_spec(
-        text(mask="and(and(lt(j, len), ge(j, low)), and(keep, ne(j, mul(ban, h))))", heads="4, 2, 2",
-             extras="len:i32[b], low:i64[bi], keep:b8[bj], ban:i32[h]")  # fmt: skip
+        text(
+            mask="and(and(lt(j, len), ge(j, low)), and(keep, ne(j, mul(ban, h))))",
+            heads="4, 2, 2",
+            extras="len:i32[b], low:i64[bi], keep:b8[bj], ban:i32[h]",
+        )
     )
     b, _, j = sizes
     inputs = make(spec, sizes)
@@ -107,11 +111,23 @@ def test_rows_without_a_visible_key(safe: str, flow: str, sizes: tuple[int, ...]
 @pytest.mark.parametrize("splits", [1, 2, 3, 4, 5, 6, 7, 8])
 @pytest.mark.parametrize("queries", [1, 2])
 def test_decode_split_over_keys(splits: int, queries: int) -> None:
-    run(text("bf16", "6, 2, 2", mask="le(j, add(i, 60))"), "decode", (2, queries, 100), splits=splits, block_j=16)
+    run(
+        text("bf16", "6, 2, 2", mask="le(j, add(i, 60))"),
+        "decode",
+        (2, queries, 100),
+        splits=splits,
+        block_j=16,
+    )
 
 
-@pytest.mark.parametrize("normalizer", ["sigmoid/none/none", "identity/none/none", "identity/sum/none", "exp/sum/none", "exp/none/online"])
-@pytest.mark.parametrize(("flow", "sizes", "knobs"), [("prefill", (1, 9, 33), {}), ("decode", (1, 1, 33), {"splits": 3, "block_j": 16})])
+@pytest.mark.parametrize(
+    "normalizer",
+    ["sigmoid/none/none", "identity/none/none", "identity/sum/none", "exp/sum/none", "exp/none/online"],
+)
+@pytest.mark.parametrize(
+    ("flow", "sizes", "knobs"),
+    [("prefill", (1, 9, 33), {}), ("decode", (1, 1, 33), {"splits": 3, "block_j": 16})],
+)
 def test_normalizers(normalizer: str, flow: str, sizes: tuple[int, ...], knobs: dict[str, int]) -> None:
     score = "add(abs(s), 1.0)" if normalizer.startswith("identity") else "mul(s, 0.25)"
     run(text(normalizer=normalizer, score=score, mask="le(j, add(i, 20))"), flow, sizes, **knobs)

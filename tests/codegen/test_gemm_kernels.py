@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (the text of a Spec is one line)
 """gemv, flat and tiled against the float64 oracle: dtypes, layouts, odd sizes, several weights, extras, splits."""
 
 from __future__ import annotations
@@ -88,7 +89,11 @@ def test_batched_with_extras_of_every_dimension(flow: str, m: int) -> None:
 
 @pytest.mark.parametrize(("flow", "m"), FLOWS)
 def test_mixed_operand_types(flow: str, m: int) -> None:
-    run("Gemm{x=bf16; weights=[w0:f32[24,40]nk]; extras=[]; outputs=[f32 = acc_w0]; batched=false}", flow, (m,))
+    run(
+        "Gemm{x=bf16; weights=[w0:f32[24,40]nk]; extras=[]; outputs=[f32 = acc_w0]; batched=false}",
+        flow,
+        (m,),
+    )
 
 
 @pytest.mark.parametrize("split", [1, 2, 3, 4, 5, 6, 7, 8])

@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (the text of a Spec is one line)
 """row and row_loop against the float64 oracle: dtypes, row lengths, several steps, extras, special values."""
 
 from __future__ import annotations
@@ -80,7 +81,10 @@ def test_maximum_and_minimum_propagate_nan(flow: str) -> None:
 def test_any_number_of_leading_dimensions(flow: str) -> None:
     spec = parse_spec(NORM.format("bf16"))
     generator = torch.Generator().manual_seed(0)
-    inputs = [torch.randn(2, 3, 4, 24, generator=generator).bfloat16(), torch.randn(24, generator=generator).bfloat16()]
+    inputs = [
+        torch.randn(2, 3, 4, 24, generator=generator).bfloat16(),
+        torch.randn(24, generator=generator).bfloat16(),
+    ]
     out = instantiate(str(spec), flow, (24, 24))(inputs)
     assert_close(spec, out, inputs)
 

@@ -1,4 +1,6 @@
-"""A pipeline of one trivial claim, and a resolver that computes Specs with PyTorch: the compiler without codegen."""
+"""A pipeline of one trivial claim, and a resolver that computes Specs with PyTorch: the compiler without
+codegen.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ def product(spec: Spec, schedule: object, device: object) -> Callable[[Sequence[
 def stub_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[runtime.Resolver]:
     """A resolver that always runs `product`; the real one comes back afterwards."""
     resolver = runtime.Resolver(
-        lambda spec, sizes, device: runtime.Choice(LIBRARY, Rung.DEFAULT, "stub"), product, lambda tensor: None
+        lambda spec, sizes, device: runtime.Choice(LIBRARY, Rung.DEFAULT, "stub"),
+        product,
+        lambda tensor: None,
     )
     before = runtime.RUNTIME._resolver
     monkeypatch.setattr(resolve, "use", lambda options: None)

@@ -26,7 +26,9 @@ def test_defaults_say_that_they_are(tmp_path: Path) -> None:
 
 def test_nearer_layers_win(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "config.toml").write_text('tuning = "off"\nbudget = 1.0\nclaim = "gemm"\nstrict = true\n')
-    (tmp_path / "pyproject.toml").write_text('[tool.headrace]\nbudget = 2.0\nclaim = "rows"\nstrict = false\n')
+    (tmp_path / "pyproject.toml").write_text(
+        '[tool.headrace]\nbudget = 2.0\nclaim = "rows"\nstrict = false\n'
+    )
     monkeypatch.setenv("HEADRACE_CLAIM", "all")
     monkeypatch.setenv("HEADRACE_STRICT", "0")
     below = tmp_path / "src" / "deep"

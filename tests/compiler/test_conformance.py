@@ -1,4 +1,6 @@
-"""Compiled equals eager within the tolerance table, on small modules, static and dynamic, inference and training."""
+"""Compiled equals eager within the tolerance table, on small modules, static and dynamic, inference and
+training.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,9 @@ def test_training_step(name: str) -> None:
         inputs = inputs.detach().requires_grad_()
         run(inputs).square().mean().backward()
         assert inputs.grad is not None
-        return {"input": inputs.grad} | {n: p.grad.clone() for n, p in owner.named_parameters() if p.grad is not None}
+        return {"input": inputs.grad} | {
+            n: p.grad.clone() for n, p in owner.named_parameters() if p.grad is not None
+        }
 
     got = gradients(function, x, module)
     eager = gradients(module, x, module)

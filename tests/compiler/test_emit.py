@@ -24,7 +24,9 @@ from headrace.ir.types import TensorType
 F32 = DType.F32
 
 
-def traced(function: Callable[..., Any], *inputs: Any, symbolic: bool = False) -> tuple[fx.GraphModule, Captured]:
+def traced(
+    function: Callable[..., Any], *inputs: Any, symbolic: bool = False
+) -> tuple[fx.GraphModule, Captured]:
     module = make_fx(function, tracing_mode="symbolic" if symbolic else "fake")(*inputs)
     return module, capture(module)
 
@@ -76,7 +78,9 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
 
     choice = runtime.Choice(LIBRARY, Rung.DEFAULT, "evaluator")
     monkeypatch.setattr(
-        runtime.RUNTIME, "_resolver", runtime.Resolver(lambda *_: choice, build, lambda tensor: None)  # type: ignore
+        runtime.RUNTIME,
+        "_resolver",
+        runtime.Resolver(lambda *_: choice, build, lambda tensor: None),  # type: ignore
     )
     runtime.RUNTIME.forget()
 
@@ -145,7 +149,9 @@ def test_another_type_is_refused_and_leaves_the_graph_as_it_was(shape: tuple[int
     before = str(module.graph)
     metas = {node.name: dict(node.meta) for node in module.graph.nodes}
     graph = captured.graph
-    wrong = graph.add(Kernel(gemm(7, 4)), [captured.by_fx["x_1"], captured.by_fx["w_1"]], TensorType.of(F32, *shape))
+    wrong = graph.add(
+        Kernel(gemm(7, 4)), [captured.by_fx["x_1"], captured.by_fx["w_1"]], TensorType.of(F32, *shape)
+    )
     graph.replaced[named(module, "mm")] = wrong.name
     with pytest.raises(EmitError, match="would become"):
         emit(graph, module.graph)
@@ -203,7 +209,10 @@ def test_symbolic_sizes_stay_symbolic() -> None:
     module, captured = traced(lambda x: (x * 2).softmax(-1), x, symbolic=True)
     spec = Rows(
         (Extra("x", F32, "rn"),),
-        (Reduction("m", "max", Ref("x")), Reduction("s", "sum", call("exp", call("sub", Ref("x"), Ref("m"))))),
+        (
+            Reduction("m", "max", Ref("x")),
+            Reduction("s", "sum", call("exp", call("sub", Ref("x"), Ref("m")))),
+        ),
         (Output(F32, call("div", call("exp", call("sub", Ref("x"), Ref("m"))), Ref("s"))),),
     )
     claim(captured, spec, (named(module, "mul"),), named(module, "softmax"))

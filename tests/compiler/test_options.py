@@ -16,7 +16,9 @@ def test_nothing_given_means_the_defaults() -> None:
 
 
 def test_own_keys_are_taken() -> None:
-    found = read(None, {"strict": True, "budget": 5, "claim": "attention+gemm", "database": pathlib.Path("x.db")})
+    found = read(
+        None, {"strict": True, "budget": 5, "claim": "attention+gemm", "database": pathlib.Path("x.db")}
+    )
     assert found == Options(strict=True, budget=5.0, claim="attention+gemm", database="x.db")
 
 
@@ -42,7 +44,11 @@ def test_a_mistake_is_refused_with_the_nearest_known_word(options: dict[str, obj
 
 def test_names_that_only_inductor_knows_are_passed_on() -> None:
     found = read(None, {"max_autotune": True, "inductor.epilogue_fusion": False, "triton.cudagraphs": False})
-    assert dict(found.inductor) == {"max_autotune": True, "epilogue_fusion": False, "triton.cudagraphs": False}
+    assert dict(found.inductor) == {
+        "max_autotune": True,
+        "epilogue_fusion": False,
+        "triton.cudagraphs": False,
+    }
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -71,7 +71,7 @@ class Policy:
 
     stage: Stage = Stage.SCREEN
     cache: str = "warm"
-    warmup: int = 2
+    warmup: int = 4
     rounds: int = 9
     version: int = 1
 

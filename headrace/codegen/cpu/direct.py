@@ -1,8 +1,8 @@
-"""Compile a ``@triton.jit`` function once and call it with plain numbers: no dispatch, no specialisation, no
-hooks."""
+"""Compile a ``@triton.jit`` function once and call it with plain numbers: no dispatch, no specialisation."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +12,7 @@ from typing import Any
 from headrace.codegen.cpu import jit, pipeline, runtime, target
 from headrace.codegen.cpu.backend import compiler
 from headrace.codegen.cpu.backend import options as cpu_options
+from headrace.errors import CpuEngineError
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,9 @@ class DirectKernel:
     """A compiled kernel.
 
     ``launch(gx, gy, gz, *args)`` is the bare builtin, calling the object itself the same with one Python
-    frame more. Arguments stand in the order of the signature: pointers as integers (or tensors), integers,
-    floats. ``compile_ms`` is the time from source to object code; 0 when it came from the cache.
+    frame more. Arguments stand in the order of the function's parameters, constants left out: pointers as
+    integers (or tensors), integers, floats. ``compile_ms`` is the time from source to object code; 0 when it
+    came from the cache.
     """
 
     name: str
@@ -70,8 +72,6 @@ def compile_direct(
     from triton.compiler import ASTSource
     from triton.runtime.cache import get_cache_manager
 
-    from headrace.errors import CpuEngineError
-
     missing = [n for n in fn.arg_names if n not in signature and n not in constants]
     if missing:
         raise CpuEngineError(
@@ -88,8 +88,6 @@ def compile_direct(
     backend = compiler.CpuBackend(gpu_target())
     parsed = cpu_options.parse(dict(options or {}), backend.arch)
     key = f"direct-{source.hash()}-{backend.hash()}-{parsed.hash()}"
-    import hashlib
-
     cache = get_cache_manager(hashlib.sha256(key.encode()).hexdigest())
     group = cache.get_group("kernel.json") or {}
     start = time.perf_counter()

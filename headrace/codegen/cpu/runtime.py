@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import struct
 import threading
 from collections.abc import Callable
@@ -85,19 +86,20 @@ class Runtime:
         return function
 
 
-def _gomp_path() -> str | None:
-    """The libgomp that torch has loaded, or None."""
+def _openmp_path() -> str | None:
+    """The OpenMP library that torch has loaded, or None. Intel's and LLVM's export GNU's names as well."""
     try:
         import torch  # noqa: F401
     except ImportError:
         return None
     try:
         with open("/proc/self/maps") as maps:
-            paths = {line.split(None, 5)[5].strip() for line in maps if "libgomp" in line}
+            mapped = {line.split(None, 5)[5].strip() for line in maps if line.count(" ") >= 5 and "/" in line}
     except OSError:
         return None
-    ours = sorted(paths, key=lambda p: ("torch" not in p, p))
-    return ours[0] if ours else None
+    found = [p for p in mapped if re.search(r"/lib(?:gomp|iomp5|omp)\b[^/]*\.so[^/]*$", p)]
+    # Other packages may bring an OpenMP of their own; torch's is the one that obeys torch.set_num_threads.
+    return min(found, key=lambda p: ("/torch" not in p, p), default=None)
 
 
 _GUARD = threading.Lock()
@@ -116,7 +118,7 @@ def get(target: CpuTarget) -> Runtime:
 @lru_cache
 def _build(target: CpuTarget) -> Runtime:
     known: dict[str, int] = {}
-    path = _gomp_path()
+    path = _openmp_path()
     if path is not None:
         library = ctypes.CDLL(path)
         for name in ("GOMP_parallel", "omp_in_parallel", "omp_get_max_threads"):

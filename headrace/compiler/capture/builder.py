@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 import sympy
 import torch
@@ -15,16 +16,16 @@ from torch import fx
 
 from headrace.ir import index as maps
 from headrace.ir.dtype import DType
-from headrace.ir.expr import Const, Expr, Ref, call, cast, refs, substitute
+from headrace.ir.expr import Const, Expr, Ref, cast, substitute
 from headrace.ir.graph import Graph, Node
 from headrace.ir.infer import expr_dtype
 from headrace.ir.ops import Contract, Map, Op, Reduce, Size, View
 from headrace.ir.size import ZERO
 from headrace.ir.types import TensorType, dim
 
-Scalar = bool | int | float | sympy.Expr
-Operand = Node | Scalar
-Shape = tuple[sympy.Expr, ...]
+Scalar: TypeAlias = "bool | int | float | sympy.Expr"
+Operand: TypeAlias = "Node | bool | int | float | sympy.Expr"
+Shape: TypeAlias = "tuple[sympy.Expr, ...]"
 
 
 class Unmodelled(Exception):
@@ -233,7 +234,7 @@ def is_getitem(node: fx.Node) -> bool:
 
 
 def literal(value: bool | int | float, dtype: DType) -> Expr:
-    """A literal of a dtype, its value rounded to that dtype so that the float64 oracle reads what eager reads."""
+    """A literal of a dtype, its value rounded to it so that the float64 oracle reads what eager reads."""
     if dtype.is_floating:
         value = float(torch.tensor(value, dtype=dtype.to_torch()).item())
     elif dtype is DType.BOOL:
@@ -245,6 +246,6 @@ def literal(value: bool | int | float, dtype: DType) -> Expr:
 
 
 __all__ = [
-    "Builder", "Operand", "Scalar", "Shape", "Unmodelled", "broadcast_shape", "call", "is_getitem", "literal", "refs",
-    "size_of", "type_of", "typed",
+    "Builder", "Operand", "Scalar", "Shape", "Unmodelled", "broadcast_shape", "is_getitem", "literal", "size_of",
+    "type_of", "typed",
 ]  # fmt: skip

@@ -149,7 +149,8 @@ def attend(
 def _repeat_heads(b: Builder, x: Node, q: Node) -> Node:
     """Every key head for its group of query heads: head h reads h // group.
 
-    The flash overloads take fewer key heads than query heads without saying so (`enable_gqa` is gone by then).
+    The flash overloads take fewer key heads than query heads without saying so (`enable_gqa` is gone by
+    then).
     """
     shape = typed(x).shape
     heads, wanted = shape[-3], typed(q).shape[-3]
@@ -164,9 +165,9 @@ def _repeat_heads(b: Builder, x: Node, q: Node) -> Node:
 
 
 def sdpa(
-    b: Builder, q: Node, k: Node, v: Node, mask: Node | None = None, dropout: float = 0.0, causal: bool = False,
-    *, attn_mask: Node | None = None, dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None,
-    enable_gqa: bool = False,
+    b: Builder, q: Node, k: Node, v: Node, mask: Node | None = None, dropout: float = 0.0,
+    causal: bool = False, *, attn_mask: Node | None = None, dropout_p: float = 0.0, is_causal: bool = False,
+    scale: float | None = None, enable_gqa: bool = False,
 ) -> Node:  # fmt: skip
     out = attend(
         b, q, k, v, mask if attn_mask is None else attn_mask, causal or is_causal, scale, dropout or dropout_p
@@ -176,14 +177,16 @@ def sdpa(
 
 def flash_cpu(
     b: Builder, q: Node, k: Node, v: Node, dropout: float = 0.0, causal: bool = False,
-    *, dropout_p: float = 0.0, is_causal: bool = False, attn_mask: Node | None = None, scale: float | None = None,
+    *, dropout_p: float = 0.0, is_causal: bool = False, attn_mask: Node | None = None,
+    scale: float | None = None,
 ) -> tuple[Node | None, ...]:  # fmt: skip
     return (attend(b, q, k, v, attn_mask, causal or is_causal, scale, dropout or dropout_p), None)
 
 
 def flash(
     b: Builder, q: Node, k: Node, v: Node, dropout: float = 0.0, causal: bool = False, debug: bool = False,
-    *, dropout_p: float = 0.0, is_causal: bool = False, return_debug_mask: bool = False, scale: float | None = None,
+    *, dropout_p: float = 0.0, is_causal: bool = False, return_debug_mask: bool = False,
+    scale: float | None = None,
 ) -> tuple[Node | None, ...]:  # fmt: skip
     if debug or return_debug_mask:
         raise Unmodelled
@@ -192,9 +195,9 @@ def flash(
 
 
 def biased(
-    b: Builder, q: Node, k: Node, v: Node, bias: Node | None = None, logsumexp: bool = False, dropout: float = 0.0,
-    causal: bool = False, *_: object, attn_bias: Node | None = None, dropout_p: float = 0.0, is_causal: bool = False,
-    scale: float | None = None, **__: object,
+    b: Builder, q: Node, k: Node, v: Node, bias: Node | None = None, logsumexp: bool = False,
+    dropout: float = 0.0, causal: bool = False, *_: object, attn_bias: Node | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, **__: object,
 ) -> tuple[Node | None, ...]:  # fmt: skip
     """The memory-efficient and cuDNN overloads, which share their leading arguments."""
     out = attend(
@@ -204,9 +207,9 @@ def biased(
 
 
 def math_variant(
-    b: Builder, q: Node, k: Node, v: Node, mask: Node | None = None, dropout: float = 0.0, causal: bool = False,
-    dropout_mask: Node | None = None, *, attn_mask: Node | None = None, dropout_p: float = 0.0, is_causal: bool = False,
-    scale: float | None = None, enable_gqa: bool = False,
+    b: Builder, q: Node, k: Node, v: Node, mask: Node | None = None, dropout: float = 0.0,
+    causal: bool = False, dropout_mask: Node | None = None, *, attn_mask: Node | None = None, dropout_p: float = 0.0,
+    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> tuple[Node | None, ...]:  # fmt: skip
     if dropout_mask is not None:
         raise Unmodelled

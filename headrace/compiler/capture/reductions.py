@@ -67,7 +67,9 @@ def reducer(kind: str) -> Callable[..., Node]:
             x = b.cast(x, dtype)
         if kind in ("any", "all") and typed(x).dtype is not DType.BOOL:
             x = b.map(parse("ne(x0, 0)"), [x])
-        return finish(b, b.reduce(kind, x, axes_of(x, axes), dtype))
+        # any and all of uint8 are uint8 in torch; the reduction itself is boolean.
+        kept = DType.BOOL if kind in ("any", "all") else dtype
+        return finish(b, b.reduce(kind, x, axes_of(x, axes), kept))
 
     return entry
 
@@ -281,7 +283,8 @@ TABLE: Mapping[object, Callable[..., Node | tuple[Node | None, ...]]] = {
     **{
         overload: variance(root, with_mean)
         for packet, root, with_mean in (
-            (aten.var, False, False), (aten.std, True, False), (aten.var_mean, False, True), (aten.std_mean, True, True),
+            (aten.var, False, False), (aten.std, True, False), 
+            (aten.var_mean, False, True), (aten.std_mean, True, True),
         )
         for overload in (packet.default, packet.dim, packet.correction)
     },

@@ -82,7 +82,7 @@ def slice_(
 
 
 def first_of(extent: sympy.Expr, start: sympy.Expr | int | None) -> sympy.Expr:
-    """Where a slice starts: counted from the end where negative, then clamped at 0; past the end it is empty."""
+    """Where a slice starts: from the end where negative, then clamped at 0; past the end it is empty."""
     first = ZERO if start is None else sympy.sympify(start)
     if first.is_nonnegative:
         return first

@@ -26,8 +26,8 @@ Entry = Callable[..., "Node | tuple[Node | None, ...]"]
 TABLE: Mapping[object, Entry] = MappingProxyType(
     {**views.TABLE, **pointwise.TABLE, **reductions.TABLE, **matmul.TABLE, **indexing.TABLE}
 )
-"""ATen or prims overload -> entry(builder, *args, **kwargs). Tensor arguments arrive as IR nodes, sizes as sympy.
-Add an op by adding one entry to the table of its family's module."""
+"""ATen or prims overload -> entry(builder, *args, **kwargs). Tensor arguments arrive as IR nodes, sizes as
+sympy. Add an op by adding one entry to the table of its family's module."""
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class Captured:
 
     Attributes:
         graph: the IR graph. Its outputs are the tensor outputs of the FX graph, in order, by IR name.
-        by_fx: IR name of each FX node that is a tensor, a tuple that stayed whole, or a size. Absent: tuples that
-            were taken apart (their `getitem`s are there), and elements of those that nothing reads.
+        by_fx: IR name of each FX node that is a tensor, a tuple that stayed whole, or a size.
+            Absent: tuples that were taken apart (their `getitem`s are there), and what nothing reads of them.
     """
 
     graph: Graph
@@ -120,11 +120,15 @@ class _Walk:
                 args = [self._argument(arg) for arg in node.args]
                 kwargs = {key: self._argument(arg) for key, arg in node.kwargs.items()}
                 value = builder.commit(entry(builder, *args, **kwargs))
-            except Unmodelled:
+            except (Unmodelled, TypeError):
+                # A TypeError is an argument that the entry does not take.
                 pass
             else:
                 self._bind(node, value)
                 return
+        self._extern(node, source)
+
+    def _extern(self, node: fx.Node, source: str) -> None:
         operands = []
         for source_node in node.all_input_nodes:
             value = self.values.get(source_node, ())
@@ -142,6 +146,10 @@ class _Walk:
             source=source,
         )
         self._bind(node, extern)
+        for written in _written(node):
+            # Whoever reads the tensor from here on reads what was written.
+            if isinstance(self.values.get(written), Node) and extern.type is not None:
+                self.values[written] = extern
 
     def _argument(self, arg: object) -> object:
         """An FX argument as entries see it."""
@@ -165,6 +173,18 @@ class _Walk:
 
 
 _INDEX = TensorType(DType.I64, ())
+
+
+def _written(node: fx.Node) -> list[fx.Node]:
+    """The FX nodes whose tensors an operator writes in place (`copy_` of a graph's epilogue, mostly)."""
+    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+        return []
+    found = []
+    for at, argument in enumerate(node.target._schema.arguments):
+        given = node.args[at] if at < len(node.args) else node.kwargs.get(argument.name)
+        if argument.is_write and isinstance(given, fx.Node):
+            found.append(given)
+    return found
 
 
 def _committed(builder: Builder, element: Node) -> Node:

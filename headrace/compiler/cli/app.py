@@ -1,4 +1,4 @@
-"""The entry point: `headrace <verb>`. Exit codes: 0 done, 1 it failed, 2 it was asked wrongly, 130 interrupted."""
+"""The entry point: `headrace <verb>`. Exit codes: 0 done, 1 failed, 2 asked wrongly, 130 interrupted."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ folds it into one word; nothing is written. Both 4 KiB and huge pages are tried 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import threading
@@ -48,17 +49,15 @@ def read_bandwidth(size: int = 512 << 20, threads: int = 2, repeats: int = 5) ->
 
 
 class Reader:
-    """A resident buffer that can be read again and again: the peer to interleave with a step that reads as much."""
+    """A resident buffer to be read again and again, in turn with a step that reads as much."""
 
     def __init__(self, size: int, threads: int, pages: str = "huge") -> None:
         self.size, self.threads, self.pages = size, threads, pages
         self._memory = mmap.mmap(-1, size)
         advice = _HUGE if pages == "huge" else _SMALL
         if advice is not None:
-            try:
+            with contextlib.suppress(OSError):  # without transparent huge pages small ones have to do
                 self._memory.madvise(advice)
-            except OSError:
-                pass  # a kernel without transparent huge pages: small pages it is
         self._hold = (ctypes.c_char * size).from_buffer(self._memory)
         self._base = ctypes.addressof(self._hold)
         ctypes.memset(self._base, 1, size)
@@ -99,7 +98,7 @@ def _measure(size: int, threads: int, repeats: int, pages: str) -> Bandwidth:
 
 @lru_cache(maxsize=1)
 def _kernel() -> Any:
-    """`uint64 read(base, stride)`: xor of the words of STREAMS runs of `stride` bytes that follow one another."""
+    """`uint64 read(base, stride)`: xor of the words in STREAMS adjacent runs of `stride` bytes."""
     from llvmlite import binding
 
     binding.initialize_native_target()

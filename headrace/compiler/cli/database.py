@@ -112,7 +112,8 @@ def list_(
         (
             (
                 entry["digest"][:12], entry["kind"], "x".join(map(str, entry["sizes"])),
-                shortened(entry["schedule"] or "-", 60), seconds(entry["seconds"]), entry["rows"], entry["failed"],
+                shortened(entry["schedule"] or "-", 60), seconds(entry["seconds"]), entry["rows"],
+                entry["failed"],
             )
             for entry in entries
         ),

@@ -1,4 +1,4 @@
-"""Facts about this machine and its software that decide what headrace can do; each is found without raising."""
+"""Facts about this machine and its software that decide what headrace can do; finding them never raises."""
 
 from __future__ import annotations
 

@@ -14,7 +14,8 @@ from headrace.errors import BuildError
 
 def targets(
     target: Annotated[
-        list[str] | None, typer.Option("--target", help="cuda:90, hip:gfx942, ...; may repeat; without it, all.")
+        list[str] | None,
+        typer.Option("--target", help="cuda:90, hip:gfx942, ...; may repeat; without it, all."),
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="bf16, f16 or f32.")] = "bf16",
     only: Annotated[str | None, typer.Option("--only", help="One dataflow, such as gemv or decode.")] = None,
@@ -42,7 +43,16 @@ def targets(
             raise BuildError(f"there is no dataflow {only!r}{_nearest(only, known)}")
     lines = table(tuple(target or GPU_TARGETS), chosen)
     out.table(
-        ("target", "operation", "kernel", "schedule", "registers", "spilled", "shared", "matrix instructions"),
+        (
+            "target",
+            "operation",
+            "kernel",
+            "schedule",
+            "registers",
+            "spilled",
+            "shared",
+            "matrix instructions",
+        ),
         (
             (
                 line.target,

@@ -48,16 +48,12 @@ def trace(subject: Subject, options: Options) -> Traced:
 
     resolve.use(options)
     breaks = _graph_breaks()
-    known = {(decision.spec, decision.sizes): decision for decision in RUNTIME.decisions()}
+    RUNTIME.forget()  # so that what is found below was decided for this subject
     compiled = torch.compile(subject.function, backend=backend)
     with torch.no_grad():
         subject.run(compiled)
     specs = {claim.spec for record in records for claim in record.claims}
-    decisions = tuple(
-        decision
-        for decision in RUNTIME.decisions()
-        if decision.spec in specs and known.get((decision.spec, decision.sizes)) != decision
-    )
+    decisions = tuple(decision for decision in RUNTIME.decisions() if decision.spec in specs)
     return Traced(subject.name, tuple(records), dict(_graph_breaks() - breaks), decisions)
 
 

@@ -32,7 +32,7 @@ def run(
     database: Database = None,
     json: Json = False,
 ) -> None:
-    """Tune everything that a model runs; Ctrl-C keeps what is finished, and the same command goes on from there.
+    """Tune all that a model runs; Ctrl-C keeps what is finished, and the same command goes on from there.
 
     Example: headrace tune run model.pt2 --budget 120
     """

@@ -1,4 +1,4 @@
-"""Tune what a model runs, and show how it goes: a bar on a terminal, a line every ten seconds through a pipe."""
+"""Tune what a model runs, and show how it goes: a bar on a terminal, a line now and then through a pipe."""
 
 from __future__ import annotations
 
@@ -99,9 +99,10 @@ def summary(out: Output, report: TuneReport) -> None:
     for result in report.results:
         failed.update(result.failures)
     causes = "".join(f", {count} {cause}" for cause, count in sorted(failed.items()))
+    ending = "; interrupted, finished trials are kept" if report.interrupted else ""
     out.line(
         f"{report.trials} trials over {len(report.results)} operations in {report.seconds:.0f} s; "
-        f"{known} known before{causes}{'; interrupted, finished trials are kept' if report.interrupted else ''}"
+        f"{known} known before{causes}{ending}"
     )
 
 
@@ -165,7 +166,11 @@ class _Bar(AbstractContextManager["_Bar"]):
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._progress = Progress(
-            BarColumn(), TimeElapsedColumn(), TextColumn("{task.description}"), console=out.console, transient=True
+            BarColumn(),
+            TimeElapsedColumn(),
+            TextColumn("{task.description}"),
+            console=out.console,
+            transient=True,
         )
         self._bar = self._progress.add_task("measuring the defaults", total=budget)
 

@@ -13,15 +13,15 @@ from headrace.ir.spec.rows import Reduction, Rows
 Spec = Attention | Gemm | Rows
 
 __all__ = [
-    "Attention", "Denominator", "Extra", "Gemm", "Normalizer", "Output", "Reduction", "Rows", "Spec", "Stabilizer",
-    "Weight", "Weighting", "parse_spec",
+    "Attention", "Denominator", "Extra", "Gemm", "Normalizer", "Output", "Reduction", "Rows", "Spec",
+    "Stabilizer", "Weight", "Weighting", "parse_spec",
 ]  # fmt: skip
 
 
 @lru_cache(maxsize=4096)
 def parse_spec(text: str) -> Spec:
     """The Spec of a canonical text; `parse_spec(str(spec)) == spec`."""
-    kinds: dict[str, type[Attention] | type[Gemm] | type[Rows]] = {"Attention": Attention, "Gemm": Gemm, "Rows": Rows}
+    kinds: dict[str, type[Attention] | type[Gemm] | type[Rows]] = {kind.kind: kind for kind in (Attention, Gemm, Rows)}
     name = text.strip().partition("{")[0]
     if name not in kinds:
         raise SpecSyntaxError(f"{name!r} is no Spec; known: {', '.join(kinds)}")

@@ -12,6 +12,10 @@ from headrace.ir.expr import Const, Expr, Ref, parse, refs
 from headrace.ir.spec.operand import Extra, digest, fields_of, listing, unlist
 
 
+_DOT = Ref("s")
+_ALL = Const(True)
+
+
 class Weighting(enum.StrEnum):
     """The pointwise g of the normalizer: a score becomes a weight."""
 
@@ -49,16 +53,16 @@ class Normalizer:
     def parse(cls, text: str) -> Normalizer:
         parts = text.strip().split("/")
         if len(parts) != 3:
-            raise SpecSyntaxError(f"cannot read normalizer {text!r}; expected weighting/denominator/stabilizer")
+            raise SpecSyntaxError(f"cannot read normalizer {text!r}; expected g/denominator/stabilizer")
         return cls(Weighting(parts[0]), Denominator(parts[1]), Stabilizer(parts[2]))
 
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """o[b,h,i,:] = sum_j p_ij v[b,hv,j,:] / den_i with s_ij = score(q[b,h,i,:] . k[b,hk,j,:]), p = g(s) where mask.
+    """o[b,h,i,:] = sum_j p_ij v[b,hv,j,:] / den_i, s_ij = score(q[b,h,i,:] . k[b,hk,j,:]), p = g(s) where mask.
 
-    Operands in order: q `[B, H, I, d_k]`, k `[B, H_k, J, d_k]`, v `[B, H_v, J, d_v]`, the extras; any strides.
-    Head h reads K head h // (H // H_k) and V head h // (H // H_v). Output `[B, H, I, d_v]`.
+    Operands in order: q `[B, H, I, d_k]`, k `[B, H_k, J, d_k]`, v `[B, H_v, J, d_v]`, the extras; any
+    strides. Head h reads K head h // (H // H_k) and V head h // (H // H_v). Output `[B, H, I, d_v]`.
 
     `score` is an expression over `s` (the raw dot product, float32), the indices `b h i j`, and extras;
     `mask` one that is true where key j is visible, over the indices and extras (`true` when absent).
@@ -78,8 +82,8 @@ class Attention:
     v_heads: int
     d_k: int
     d_v: int
-    score: Expr = Ref("s")
-    mask: Expr = Const(True)
+    score: Expr = _DOT
+    mask: Expr = _ALL
     normalizer: Normalizer = Normalizer()
     safe: bool = False
     extras: tuple[Extra, ...] = ()
@@ -88,7 +92,9 @@ class Attention:
 
     def __post_init__(self) -> None:
         if self.heads % self.k_heads or self.heads % self.v_heads:
-            raise SpecSyntaxError(f"{self.heads} query heads do not divide among {self.k_heads}/{self.v_heads}")
+            raise SpecSyntaxError(
+                f"{self.heads} query heads do not divide among {self.k_heads}/{self.v_heads} key and value heads"
+            )
         known = {extra.name for extra in self.extras} | {"b", "h", "i", "j"}
         if not refs(self.mask) <= known or not refs(self.score) <= known | {"s"}:
             raise SpecSyntaxError("score or mask reads an unknown name")

@@ -44,7 +44,7 @@ class Weight:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output `[M, n]`: an expression over accumulators `acc_<weight>` and extras. Text: `dtype = expr`."""
+    """One output `[M, n]`: an expression over `acc_<weight>` and extras. Text: `dtype = expr`."""
 
     dtype: DType
     expr: Expr
@@ -88,7 +88,8 @@ class Gemm:
         known = {f"acc_{weight.name}" for weight in self.weights} | {extra.name for extra in self.extras}
         for output in self.outputs:
             if not refs(output.expr) <= known:
-                raise SpecSyntaxError(f"output {output} reads unknown names {sorted(refs(output.expr) - known)}")
+                unknown = sorted(refs(output.expr) - known)
+                raise SpecSyntaxError(f"output {output} reads unknown names {unknown}")
             self.columns(output)
 
     @property

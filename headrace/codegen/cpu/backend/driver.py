@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import platform
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -51,6 +53,8 @@ def why_inactive() -> str | None:
         return (
             f"another package registers the Triton backend cpu: {', '.join(others)}; uninstall one of the two"
         )
+    if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
+        return f"the engine runs on Linux on x86-64 and AArch64, not {sys.platform} on {platform.machine()}"
     if find_spec("llvmlite") is None:
         return "llvmlite is not installed"
     from triton.backends import backends

@@ -156,9 +156,8 @@ def atomic_store(e: Emitter, op: Op) -> None:
     element = ttir.element_of(value.type)
     with e.loop(_count(pointer)) as i, e.when(e.read(mask[0], i) if mask else "true"):
         raw, address = _atomic_bits(e, e.read(value, i), element), e.read(pointer, i)
-        e.line(
-            f"store atomic {_atomic_type(element)} {raw}, ptr {address} {_order(op)}, align {byte_size(element)}"
-        )
+        target = f"ptr {address} {_order(op)}, align {byte_size(element)}"
+        e.line(f"store atomic {_atomic_type(element)} {raw}, {target}")
 
 
 def atomic_poll(e: Emitter, op: Op) -> None:

@@ -18,11 +18,15 @@ Row = list[Ix]
 
 @dataclass(frozen=True)
 class Block:
-    """``m`` x ``n`` result elements, row-major, each with its full index (the reduced dimension is left at zero)."""
+    """``m`` x ``n`` result elements, row-major, each with its full index (the reduced dimension is left at zero).
+
+    ``spread``: the ``n`` elements are not neighbours.
+    """
 
     rows: tuple[tuple[Ix, ...], ...]
     m: int
     n: int
+    spread: bool = False
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,14 @@ def store_block(g: Context, combine: Combine, vector: str, block: Block, axis: i
         lanes_in *= 2
     for m in range(block.m):
         index = tuple(ix for d, ix in enumerate(block.rows[m * block.n]) if d != axis)
+        if block.spread:
+            for r, row in enumerate(block.rows):
+                at = tuple(ix for d, ix in enumerate(row) if d != axis)
+                one = g.e.pure(f"extractelement {vector_type(e, lanes_in)} {vector}, i64 {r}", (vector,))
+                if init is not None:
+                    one = combine.apply(g, init.eval(g, at, -1, 0), one, 0)
+                g.store(e, 0, one, into.address(g, at))
+            return
         if block.n > 1:
             part = vector
             if lanes_in != block.n:
@@ -158,15 +170,51 @@ def row_blocks(
     m_block: int,
     n_block: int,
     emit: Callable[[Block], None],
+    spread: bool = False,
 ) -> None:
-    """Loop over all result elements in blocks of ``m_block`` x ``n_block`` over the last two result dimensions."""
+    """Loop over all result elements in blocks of ``m_block`` x ``n_block`` over the last two result dimensions.
+
+    With ``spread`` the rows of a block lie evenly over the whole tile, so that each is a long stream of its own.
+    """
     others = [d for d in range(len(full)) if d != axis]
     inner = others[-1]
     middle = others[-2] if len(others) > 1 and m_block > 1 else None
     lead = others[:-2] if middle is not None else others[:-1]
 
-    def along(dim: int, block: int, body: Callable[[list[Ix]], None]) -> None:
+    def along(dim: int, block: int, body: Callable[[list[Ix], bool], None]) -> None:
         names = limits.get(dim, ())
+        if spread and dim == inner and block <= full[dim]:
+            whole = g.cmp("eq", upper(g, names, full[dim]), str(full[dim]))
+            if whole == "true":
+                apart(dim, block, names, body)
+            elif whole == "false":
+                together(dim, block, names, body)
+            else:
+
+                def some() -> Values:
+                    together(dim, block, names, body)
+                    return []
+
+                def every() -> Values:
+                    apart(dim, block, names, body)
+                    return []
+
+                g.e.branch(whole, (), every, some)
+        else:
+            together(dim, block, names, body)
+
+    def apart(dim: int, block: int, names: tuple[str, ...], body: Callable[[list[Ix], bool], None]) -> None:
+        distance = full[dim] // block
+        tag = g.tag()
+
+        def one(iv: str, _: Values) -> Values:
+            with g.knowing([(name, tag) for name in names]):
+                body([Ix(iv, r * distance, tag) for r in range(block)], True)
+            return []
+
+        g.e.loop("0", str(distance), "1", (), one)
+
+    def together(dim: int, block: int, names: tuple[str, ...], body: Callable[[list[Ix], bool], None]) -> None:
         hi = upper(g, names, full[dim])
         start = "0"
         for size in _sizes(hi, full[dim], block, bool(names)):
@@ -178,7 +226,7 @@ def row_blocks(
             def run(iv: str, _: Values, size: int = size, tag: int = tag) -> Values:
                 base, off = (None, int(iv)) if is_const_int(iv) else (iv, 0)
                 with g.knowing([(name, tag) for name in names]):
-                    body([Ix(base, off + r, tag) for r in range(size)])
+                    body([Ix(base, off + r, tag) for r in range(size)], False)
                 return []
 
             if is_const_int(start) and is_const_int(end) and int(end) == int(start) + size:
@@ -188,8 +236,8 @@ def row_blocks(
             start = end
 
     def outer(index: list[Ix]) -> None:
-        def blocks(ms: list[Ix] | None) -> None:
-            def finish(ns: list[Ix]) -> None:
+        def blocks(ms: list[Ix] | None, _: bool = False) -> None:
+            def finish(ns: list[Ix], scattered: bool) -> None:
                 made = []
                 for m in ms if ms is not None else [None]:
                     for n in ns:
@@ -198,7 +246,7 @@ def row_blocks(
                             row[middle] = m
                         row[inner] = n
                         made.append(tuple(row))
-                emit(Block(tuple(made), len(ms) if ms is not None else 1, len(ns)))
+                emit(Block(tuple(made), len(ms) if ms is not None else 1, len(ns), scattered))
 
             along(inner, n_block, finish)
 

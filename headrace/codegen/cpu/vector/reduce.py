@@ -19,6 +19,7 @@ from headrace.codegen.cpu.vector.context import Context, Ix, vector_type
 from headrace.codegen.cpu.vector.elementwise import Elementwise
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Shape
+from headrace.codegen.cpu.vector.pairs import PairProduct
 from headrace.codegen.cpu.vector.masks import Limits
 from headrace.codegen.cpu.vector.schedule import Scheduler, lanes, numel, rows, upper, valid, vector_dim
 
@@ -109,8 +110,12 @@ def across(
     into: Buffer,
     init: Expr | None,
     m_block: int,
+    extent: str = "",
 ) -> None:
-    """Reduce with vectors along ``dim``: ``m_block`` rows times up to eight vectors of accumulators."""
+    """Reduce with vectors along ``dim``: ``m_block`` rows times up to eight vectors of accumulators.
+
+    ``extent`` replaces the bound of the reduced dimension that follows from ``names``.
+    """
     g = s.g
     e = combine.element
     width = min(g.machine.lanes, expr.shape[dim])
@@ -122,7 +127,7 @@ def across(
         product = top.operands if s.uses.get(top.uid, 1) == 1 else ()
     if init is not None and is_zero(init, g):
         init = None
-    hi = upper(g, names, expr.shape[axis])
+    hi = extent or upper(g, names, expr.shape[axis])
     step = min(4 if m_block == 1 else 2, expr.shape[axis])
     vectors = min(8 if m_block == 1 else 4, expr.shape[dim] // width)
 
@@ -144,7 +149,9 @@ def across(
                                 for j, ix in enumerate(at):
                                     here = place(row, ix, Ix(iv, u, tag))
                                     slot = r * len(at) + j
-                                    if product:
+                                    if isinstance(top, PairProduct):
+                                        args[slot] = top.update(g, args[slot], here, width)
+                                    elif product:
                                         x, y = (o.eval(g, here, dim, width) for o in product)
                                         args[slot] = g.fma(e, width, x, y, args[slot])
                                     else:

@@ -1,0 +1,137 @@
+"""Choosing: the database leads, the cost model ranks the rest, regimes change where the model does."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import pytest
+
+from headrace.codegen.dataflows import dataflows, get
+from headrace.ir.device import Backend, Device
+from headrace.ir.evidence import Answer, NoEvidence, Rung
+from headrace.ir.schedule import LIBRARY, Schedule
+from headrace.ir.spec import Gemm, Spec, parse_spec
+from headrace.passes.choose import rank, regimes
+from headrace.passes.cost import SECONDS, seconds
+
+CPU = Device("cpu", Backend.CPU, "x86_64", 8, ("avx512f",), 1 << 20, 32 << 20, 0, 1, 80e9, 8e11, 1.6e12, 5e-6)
+A100 = Device(
+    "A100", Backend.CUDA, "sm_80", 108, (), 164 << 10, 40 << 20, 65536, 32, 1.55e12, 19.5e12, 312e12, 4e-6
+)
+DEVICES = [pytest.param(CPU, id="cpu"), pytest.param(A100, id="a100")]
+
+SPECS: list[tuple[str, tuple[int, ...]]] = [
+    ("Gemm{x=bf16; weights=[w0:bf16[4096,4096]nk]; extras=[]; outputs=[bf16 = acc_w0]; batched=false}", (1,)),
+    ("Gemm{x=f32; weights=[w0:f32[64,48]nk]; extras=[]; outputs=[f32 = acc_w0]; batched=true}", (3, 7)),
+    (
+        "Attention{q=bf16; k=bf16; v=bf16; out=bf16; heads=[9, 3, 3]; dims=[64, 64]; score=mul(s, 0.125); "
+        "mask=le(j, e0); normalizer=exp/sum/online; safe=true; extras=[e0:i64[]]}",
+        (1, 1, 512),
+    ),
+    (
+        "Rows{inputs=[x0:f32[rn]]; reductions=[r0 = max(x0), r1 = sum(exp(sub(x0, r0)))]; "
+        "outputs=[f32 = div(exp(sub(x0, r0)), r1)]; reduced=[]}",
+        (5, 1000),
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Knows:
+    """Evidence that always gives one answer."""
+
+    answer: Answer
+
+    def best(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> Answer | None:
+        return self.answer
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("text", "sizes"), SPECS, ids=["gemv", "batched", "attention", "rows"])
+def test_every_candidate_is_legal_and_the_library_is_one(
+    text: str, sizes: tuple[int, ...], device: Device
+) -> None:
+    spec = parse_spec(text)
+    ranked = rank(spec, sizes, device, NoEvidence())
+    assert {each.schedule.dataflow for each in ranked} == {
+        flow.name for flow in dataflows(spec, sizes, device)
+    }
+    assert LIBRARY in [each.schedule for each in ranked]
+    for each in ranked:
+        assert get(each.schedule.dataflow).legal(spec, sizes, each.schedule, device) is None
+        assert (each.seconds or 0.0) > 0
+        assert each.voice == "heuristic"
+        assert each.rung is Rung.DEFAULT
+    assert [each.seconds for each in ranked] == sorted(each.seconds or 0.0 for each in ranked)
+
+
+def test_the_database_leads_whatever_the_model_thinks() -> None:
+    spec, sizes = parse_spec(SPECS[0][0]), (1,)
+    slow = rank(spec, sizes, CPU, NoEvidence())[-1].schedule
+    ranked = rank(spec, sizes, CPU, Knows(Answer(slow, Rung.EXACT, 1e-3)))
+    assert (ranked[0].schedule, ranked[0].voice, ranked[0].seconds) == (slow, "database", 1e-3)
+    assert ranked[0].reason == "database, exact"
+    assert len(ranked) == len({each.schedule for each in ranked})
+
+
+@pytest.mark.parametrize(
+    "schedule", [Schedule.of("gone"), Schedule.of("gemv", block_m=3), Schedule.of("row", block_r=1)], ids=str
+)
+def test_an_answer_that_is_not_legal_here_is_ignored(schedule: Schedule) -> None:
+    ranked = rank(parse_spec(SPECS[0][0]), (1,), CPU, Knows(Answer(schedule, Rung.EXACT)))
+    assert {each.voice for each in ranked} == {"heuristic"}
+
+
+def test_a_gemv_wins_one_row_and_not_a_thousand() -> None:
+    spec = parse_spec(SPECS[0][0])
+    for device in (CPU, A100):
+        assert rank(spec, (1,), device, NoEvidence())[0].schedule.dataflow == "gemv"
+        assert rank(spec, (1024,), device, NoEvidence())[0].schedule.dataflow != "gemv"
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("n", "k"), [(4096, 4096), (12288, 4096), (1536, 576)])
+def test_regimes_change_exactly_where_the_model_does(n: int, k: int, device: Device) -> None:
+    spec = parse_spec(
+        f"Gemm{{x=f16; weights=[w0:f16[{n},{k}]nk]; extras=[]; outputs=[f16 = acc_w0]; batched=false}}"
+    )
+    assert isinstance(spec, Gemm)
+    found = regimes(spec, device)
+    bounds = [each.rows for each in found]
+    assert bounds[-1] is None
+    ends = [bound for bound in bounds if bound is not None]
+    assert ends == sorted(set(ends))
+    assert found[0].schedule.dataflow == "gemv"
+    for here, there in itertools.pairwise(found):
+        assert here.rows is not None
+        assert here.schedule.dataflow != there.schedule.dataflow
+        assert rank(spec, (here.rows,), device, NoEvidence())[0].schedule.dataflow == here.schedule.dataflow
+        assert (
+            rank(spec, (here.rows + 1,), device, NoEvidence())[0].schedule.dataflow == there.schedule.dataflow
+        )
+
+
+def test_a_large_matrix_on_a_large_gpu_has_three_regimes() -> None:
+    spec = parse_spec(
+        "Gemm{x=f16; weights=[w0:f16[12288,4096]nk]; extras=[]; outputs=[f16 = acc_w0]; batched=false}"
+    )
+    assert isinstance(spec, Gemm)
+    names = [each.schedule.dataflow for each in regimes(spec, A100)]
+    assert names[:2] == ["gemv", "flat"]
+    assert names[-1] in ("tiled", "library")
+
+
+def test_the_model_is_a_roofline() -> None:
+    text = str(SECONDS)
+    assert all(name in text for name in ("flops", "bytes", "launches", "programs", "chip", "units"))
+    spec, sizes = parse_spec(SPECS[0][0]), (1,)
+    schedule = get("gemv").default(spec, sizes, A100)
+    time = seconds(spec, sizes, schedule, A100)
+    weights = 4096 * 4096 * 2
+    assert weights / A100.bandwidth < time < 4 * weights / A100.bandwidth + 2 * A100.launch_seconds
+
+
+def test_a_device_that_knows_nothing_of_itself_still_ranks() -> None:
+    blank = Device("unknown", Backend.CPU, "x86_64", 1)
+    assert rank(parse_spec(SPECS[0][0]), (1,), blank, NoEvidence())
