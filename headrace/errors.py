@@ -71,6 +71,10 @@ class CpuEngineError(HeadraceError):
 # passes
 
 
+class Unreadable(HeadraceError):
+    """A pass declines a region; the message is the reason kept with the node. Never leaves the passes."""
+
+
 class PassSyntaxError(HeadraceError):
     """A pass's or pipeline's text cannot be read, or an option has an unknown value; names what is known."""
 

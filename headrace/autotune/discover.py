@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import platform
 import re
 import time
@@ -15,7 +16,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import psutil
 import torch
 
 from headrace.autotune.db.store import Store
@@ -49,7 +49,7 @@ def discover_cpu(
         on_chip_bytes=_cache_bytes(2),
         last_level_bytes=_cache_bytes(3),
         launch_seconds=_LAUNCH_SECONDS,
-        memory_bytes=psutil.virtual_memory().total,
+        memory_bytes=_memory_bytes(),
     )
     key = f"figures/{plain.hard_key}/{plain.soft_key}/read={read_bytes}"
     figures = _recalled(store, key)
@@ -168,6 +168,14 @@ def processor_name() -> str:
         return platform.processor() or platform.machine()
     match = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return match[1].strip() if match else platform.machine()
+
+
+def _memory_bytes() -> int:
+    """Bytes of main memory; 0 where the system does not tell."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (OSError, ValueError):
+        return 0
 
 
 def _cache_bytes(level: int) -> int:

@@ -85,7 +85,7 @@ def _build(module: Mapping[str, Any], launch: Launch, target: str, device: Devic
         (at,): [["tt.divisibility", 16]] for at, name in enumerate(function.arg_names) if name in aligned
     }
     arch: int | str = device.arch if device.backend is Backend.ROCM else int(device.arch.removeprefix("sm_"))
-    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages}
+    options = {"num_warps": launch.num_warps, "num_stages": launch.num_stages, "enable_fp_fusion": True}
     try:
         made = triton.compile(
             ASTSource(function, full, constants, attrs),

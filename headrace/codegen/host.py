@@ -62,7 +62,7 @@ def _launch(launch: Launch, at: int, *, direct: bool, pointers: frozenset[str]) 
         hosts = [f"{p.host}.data_ptr()" if p.host in pointers else p.host for p in launch.params]
         return f"launch_{at}({grid}, {', '.join(hosts)})"
     hosts = [p.host for p in launch.params]
-    options = f"num_warps={launch.num_warps}, num_stages={launch.num_stages}"
+    options = f"num_warps={launch.num_warps}, num_stages={launch.num_stages}, enable_fp_fusion=True"
     return f"launch_{at}[({grid})]({', '.join(hosts)}, {options})"
 
 

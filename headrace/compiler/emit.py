@@ -69,7 +69,7 @@ def _emit(ir: Graph, graph: fx.Graph, snapshot: Snapshot) -> Emission:
     made = frozenset(materialiser.made)
     moved: set[fx.Node] = set()
     for name, node in new.items():
-        below = _ancestors(node) | {node}
+        below = _between(old[name], node, snapshot.position)
         old[name].replace_all_uses_with(
             node, delete_user_cb=lambda user, below=below: user not in made and user not in below
         )
@@ -132,14 +132,16 @@ def _boundary(ir: Graph, name: str, old: dict[str, fx.Node]) -> Iterator[fx.Node
             stack += current.operands
 
 
-def _ancestors(node: fx.Node) -> set[fx.Node]:
-    found: set[fx.Node] = set()
-    queue = list(node.all_input_nodes)
+def _between(old: fx.Node, new: fx.Node, position: dict[fx.Node, int]) -> set[fx.Node]:
+    """`new` and those of its ancestors that may depend on `old`: what comes after it, and what is new."""
+    first = position[old]
+    found: set[fx.Node] = {new}
+    queue = [new]
     while queue:
-        current = queue.pop()
-        if current not in found:
-            found.add(current)
-            queue += current.all_input_nodes
+        for node in queue.pop().all_input_nodes:
+            if node not in found and position.get(node, first + 1) > first:
+                found.add(node)
+                queue.append(node)
     return found
 
 
@@ -172,14 +174,13 @@ def _same_strides(old: fx.Node, new: fx.Node) -> bool:
 
 def _erase_dead(graph: fx.Graph, roots: list[fx.Node]) -> None:
     """Erase what the replaced values alone were computed from."""
-    candidates = {above for root in roots for above in _ancestors(root)} | set(roots)
+    candidates = set(roots)
+    queue = list(roots)
+    while queue:
+        for above in queue.pop().all_input_nodes:
+            if above not in candidates:
+                candidates.add(above)
+                queue.append(above)
     for node in reversed(list(graph.nodes)):
-        if node in candidates and not node.users and (_is_attention(node) or not node.is_impure()):
+        if node in candidates and not node.users and not node.is_impure():
             graph.erase_node(node)
-
-
-def _is_attention(node: fx.Node) -> bool:
-    """Attention operators count as impure, since they may drop out; what a kernel replaced does not."""
-    return isinstance(node.target, torch._ops.OpOverload) and node.target.__name__.startswith(
-        "_scaled_dot_product_"
-    )

@@ -191,7 +191,7 @@ class _Restrided:
 
 def _failed(decision: Decision, error: Exception) -> Decision:
     warn_once(
-        f"kernel:{decision.spec}:{decision.schedule}",
+        f"kernel:{type(error).__name__}:{error}",
         f"headrace: {decision.schedule} failed for {decision.spec.partition('{')[0]} at sizes "
         f"{decision.sizes} ({type(error).__name__}: {error}); PyTorch's operators run instead",
         error,

@@ -57,7 +57,8 @@ def tune(
         wanted, device = tasks(report), resolve.host_device()
         with store:
             result = measure(wanted, device, store, budget, callback, default=resolve.untuned)
-        RUNTIME.forget()
+        # A new resolver, since the old one's evidence remembers what it did not know.
+        RUNTIME.use(resolve.make_resolver(resolve.in_use()))
         return result
 
     return run

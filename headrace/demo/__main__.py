@@ -124,7 +124,6 @@ class Demonstration:
                 raise KeyboardInterrupt
         else:
             self.out.line(f"0 trials: all {len(wanted)} operations are in the database")
-        RUNTIME.forget()
         decoder.next(decoder.start(prompt).argmax(-1, keepdim=True))  # builds the kernels that won
 
     def times(self, decision: Any) -> float:

@@ -12,7 +12,6 @@ from typing import cast
 import sympy
 import torch
 from torch import Tensor
-from torch.utils._sympy.functions import FloorDiv, Mod
 
 from headrace.errors import EvaluationError
 from headrace.ir import expr as scalar
@@ -32,7 +31,7 @@ from headrace.ir.ops import (
     Size,
     View,
 )
-from headrace.ir.size import position
+from headrace.ir.size import FloorDiv, Mod, position
 from headrace.ir.spec import Attention, Denominator, Extra, Gemm, Rows, Spec, Weighting
 
 Value = Tensor | tuple[Tensor, ...]
@@ -265,7 +264,8 @@ def _sizes(graph: Graph, inputs: Mapping[str, Tensor | int]) -> dict[str, int]:
             found[str(node.op.expr)] = int(value)
         if isinstance(node.op, Input) and isinstance(value, Tensor) and node.type is not None:
             static = [
-                int(expr) if expr.is_Integer else extent for expr, extent in zip(node.type.shape, value.shape)
+                int(expr) if expr.is_Integer else extent
+                for expr, extent in zip(node.type.shape, value.shape, strict=False)
             ]
             if node.type.rank != value.dim() or static != list(value.shape):
                 raise EvaluationError(

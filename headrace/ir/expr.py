@@ -32,14 +32,15 @@ if TYPE_CHECKING:
 FUNCTIONS: Mapping[str, int] = {
     "add": 2, "sub": 2, "mul": 2, "div": 2, "floordiv": 2, "mod": 2, "pow": 2, "maximum": 2, "minimum": 2,
     "neg": 1, "abs": 1, "exp": 1, "exp2": 1, "expm1": 1, "log": 1, "log2": 1, "log1p": 1, "sqrt": 1,
-    "rsqrt": 1, "reciprocal": 1, "sin": 1, "cos": 1, "tanh": 1, "erf": 1, "sigmoid": 1, "relu": 1, "floor": 1, "ceil": 1,
+    "rsqrt": 1, "reciprocal": 1, "sin": 1, "cos": 1, "tanh": 1, "erf": 1, "sigmoid": 1, "relu": 1,
+    "floor": 1, "ceil": 1,
     "lt": 2, "le": 2, "gt": 2, "ge": 2, "eq": 2, "ne": 2, "and": 2, "or": 2, "not": 1, "where": 3,
 }  # fmt: skip
 # Functions whose result is floating even where every argument is an integer.
 LEAVES_INTEGERS = frozenset(
     {
-        "div", "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos", "tanh",
-        "erf", "sigmoid",
+        "div", "exp", "exp2", "expm1", "log", "log2", "log1p", "sqrt", "rsqrt", "reciprocal", "sin", "cos",
+        "tanh", "erf", "sigmoid",
     }
 )  # fmt: skip
 PREDICATES = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"})
@@ -91,8 +92,8 @@ class Call:
             raise ExprSyntaxError(f"unknown function {self.fn!r}")
         if arity != len(self.args):
             raise ExprSyntaxError(f"{self.fn} takes {arity} argument(s), not {len(self.args)}")
-        if self.fn.startswith("cast:"):
-            DType(self.fn.removeprefix("cast:"))
+        if self.fn.startswith("cast:") and self.fn.removeprefix("cast:") not in DType._value2member_map_:
+            raise ExprSyntaxError(f"{self.fn} names no element type")
 
     def __str__(self) -> str:
         return f"{self.fn}({', '.join(map(str, self.args))})"
@@ -179,7 +180,7 @@ def _parse(tokens: list[tuple[str, int]], at: int, text: str) -> tuple[Expr, int
             arg, at = _parse(tokens, at, text)
             args.append(arg)
             if at >= len(tokens) or tokens[at][0] not in ",)":
-                raise ExprSyntaxError(f"expected ',' or ')' after argument {len(args)} of {token} in {text!r}")
+                raise ExprSyntaxError(f"expected ',' or ')' after argument {len(args)} of {token}: {text!r}")
             at += 1
             if tokens[at - 1][0] == ")":
                 return Call(token, tuple(args)), at
@@ -220,13 +221,17 @@ def _torch_functions() -> Mapping[str, Callable[..., torch.Tensor]]:
     import torch
 
     named: dict[str, Callable[..., torch.Tensor]] = {}
-    named |= {"where": torch.where, "div": torch.true_divide, "not": torch.logical_not, "and": torch.logical_and, "or": torch.logical_or, "neg": torch.neg}
+    named |= {"where": torch.where, "div": torch.true_divide}
+    named |= {"not": torch.logical_not, "and": torch.logical_and, "or": torch.logical_or, "neg": torch.neg}
     named |= {"mod": torch.remainder, "floordiv": torch.floor_divide}
     return {fn: named.get(fn) or getattr(torch, fn) for fn in FUNCTIONS}
 
 
 def fold(expr: Expr) -> Expr:
-    """Fold what is constant and drop what does nothing (x+0, x*1, neg(neg(x))); never reorders rounding."""
+    """Fold what is constant and drop what does nothing (x+0, x*1, neg(neg(x))); never reorders rounding.
+
+    The value stays, the type that `infer` gives may not: `add(x, 0)` of a bf16 x is f32, x is not.
+    """
     if not isinstance(expr, Call):
         return expr
     args = tuple(fold(arg) for arg in expr.args)

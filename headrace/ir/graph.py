@@ -145,13 +145,14 @@ class Graph:
                 self.replaced[key] = new
 
     def _above(self, roots: Iterable[str]) -> set[str]:
-        """Nodes and all that they depend on, in one walk (networkx.ancestors takes one node, ten times slower)."""
+        """Nodes and all that they depend on, in one walk (networkx.ancestors is ten times slower)."""
         seen = set(roots)
         waiting = list(seen)
         while waiting:
-            new = self._dag.pred[waiting.pop()].keys() - seen
-            seen |= new
-            waiting += new
+            for name in self._dag.predecessors(waiting.pop()):
+                if name not in seen:
+                    seen.add(name)
+                    waiting.append(name)
         return seen
 
     def _rewire(self, user: Node, old: str, new: str) -> None:

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import sympy
-from torch.utils._sympy.functions import FloorDiv, Mod
 
 from headrace.ir import size as sizes
-from headrace.ir.size import ONE, ZERO, position, quotient
+from headrace.ir.size import ONE, ZERO, FloorDiv, Mod, position, quotient
 from headrace.ir.steps import Step, as_steps
 from headrace.ir.types import dim
 

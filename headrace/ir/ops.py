@@ -51,7 +51,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """y[d0, d1, ...] = x[index[0], index[1], ...]: an expression over d0, d1, ... and sizes per dimension of x."""
+    """y[d0, d1, ...] = x[index[0], index[1], ...]: over d0, ... and sizes, one per dimension of x."""
 
     index: tuple[sympy.Expr, ...]
 
@@ -60,7 +60,7 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class Map:
-    """y[d] = expr over `x0`, `x1`, ... (the operands at d, all of y's shape) and `d0`, `d1`, ... (indices)."""
+    """y[d] = expr over `x0`, `x1`, ... (the operands at d, all of y's shape) and `d0`, ... (indices)."""
 
     expr: Expr
 

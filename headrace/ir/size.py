@@ -13,10 +13,13 @@ from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 
 import sympy
-from torch.utils._sympy import functions as torch_functions
-from torch.utils._sympy.functions import FloorDiv, Mod
 
+from headrace import upstream
 from headrace.errors import GraphSyntaxError
+
+torch_functions = upstream.fetch("torch.utils._sympy.functions")
+FloorDiv = torch_functions.FloorDiv
+Mod = torch_functions.Mod
 
 ZERO = sympy.Integer(0)
 ONE = sympy.Integer(1)
@@ -97,7 +100,7 @@ def text(expr: sympy.Expr) -> str:
 
 
 def _text(expr: sympy.Expr, outer: int) -> str:
-    """Print; `outer` is the binding strength around the expression: 0 none, 1 sum, 2 product, 3 right of // or %."""
+    """Print; `outer` is the binding strength around it: 0 none, 1 sum, 2 product, 3 beside // or %."""
     if expr.is_Integer or expr.is_Symbol:
         done = str(expr)
         return f"({done})" if done.startswith("-") and outer > 1 else done

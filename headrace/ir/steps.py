@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import sympy
-from torch.utils._sympy.functions import FloorDiv, Mod
 
-from headrace.ir.size import ONE, ZERO, position, quotient
+from headrace.ir.size import ONE, ZERO, FloorDiv, Mod, position, quotient
 from headrace.ir.types import dim
 
 Shape = tuple[sympy.Expr, ...]

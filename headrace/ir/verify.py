@@ -189,7 +189,7 @@ def reduce_shape(graph: Graph, node: Node) -> str | None:
 
 
 def reduce_dtype(graph: Graph, node: Node) -> str | None:
-    """max and min keep the dtype, any and all are boolean, argmax and argmin i64, sum and prod keep the kind."""
+    """max and min keep the dtype; any and all are boolean, argmax and argmin i64; sums keep the kind."""
     if not isinstance(node.op, Reduce) or node.type is None:
         return None
     (of,) = _types(graph, node)

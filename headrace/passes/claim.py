@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from headrace.codegen.families import supported
 from headrace.errors import PassSyntaxError
-from headrace.ir.device import Backend
-from headrace.ir.dtype import DType
-from headrace.ir.spec import Attention, Gemm, Rows
+from headrace.ir.device import Backend, Device
+from headrace.ir.spec import Attention, Gemm, Rows, Spec
 
 KINDS = ("attention", "gemm", "rows")
-_DTYPES = frozenset({DType.F32, DType.F16, DType.BF16})
+SMALLEST = 16  # rows or columns of a matrix unit's tile; below it, a kernel is mostly padding
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,33 +68,29 @@ class Policy:
 
     def attention(self, spec: Attention) -> str | None:
         """Why an attention is not claimed; None where it is."""
-        if "attention" not in self.kinds:
-            return "attention is not claimed (option claim)"
-        if not {spec.q, spec.k, spec.v, spec.out} <= _DTYPES:
-            return "attention kernels take bf16, f16 and f32"
-        if max(spec.d_k, spec.d_v) > 512:
-            return f"head dimension {max(spec.d_k, spec.d_v)} is beyond the 512 that one program holds"
-        return None
+        return self._kind("attention", spec)
 
     def gemm(self, spec: Gemm) -> str | None:
         """Why a matrix product is not claimed; None where it is."""
-        if "gemm" not in self.kinds:
-            return "gemm is not claimed (option claim)"
-        if not self.eager and spec.k < 16:
+        reason = self._kind("gemm", spec)
+        widest = max(weight.n for weight in spec.weights)
+        if reason is None and not self.eager and spec.k < SMALLEST:
             return f"K = {spec.k}: an outer product, left to Inductor"
-        if not self.eager and max(weight.n for weight in spec.weights) < 16:
-            return f"N = {max(weight.n for weight in spec.weights)}: too narrow to fill a kernel"
-        return None
+        if reason is None and not self.eager and widest < SMALLEST:
+            return f"N = {widest}: too narrow to fill a kernel"
+        return reason
 
     def rows(self, spec: Rows, *, feeds_kernels: bool) -> str | None:
         """Why a row operation is not claimed; None where it is."""
-        if "rows" not in self.kinds:
-            return "rows is not claimed (option claim)"
-        if not all(extra.dtype in _DTYPES for extra in spec.inputs if extra.dims == "rn"):
-            return "row kernels take bf16, f16 and f32"
-        if not self.eager and not feeds_kernels:
+        reason = self._kind("rows", spec)
+        if reason is None and not self.eager and not feeds_kernels:
             return "Inductor fuses this reduction with its readers"
-        return None
+        return reason
+
+    def _kind(self, kind: str, spec: Spec) -> str | None:
+        if kind not in self.kinds:
+            return f"{kind} is not claimed (option claim)"
+        return supported(spec, Device("any", self.backend, "any", 1))
 
 
 AUTO = Policy()

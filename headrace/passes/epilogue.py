@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from headrace.errors import Unreadable
 from headrace.ir import index as maps
 from headrace.ir.dtype import DType
 from headrace.ir.expr import Call, Expr, Ref, cast, refs, substitute
@@ -15,7 +16,7 @@ from headrace.ir.types import TensorType
 from headrace.passes.algebra import tidy
 from headrace.passes.extras import Extras
 from headrace.passes.order import Order
-from headrace.passes.reading import Reader, Unreadable, emittable, rename, typed
+from headrace.passes.reading import Reader, emittable, rename, typed
 from headrace.passes.region import Region, grow
 
 MAX_NODES_OF_EXPRESSION = 160

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sympy
 
+from headrace.errors import Unreadable
 from headrace.ir import index as maps
+from headrace.ir.dtype import DType
 from headrace.ir.graph import Graph
 from headrace.ir.index import Index, Shape
 from headrace.ir.spec import Extra
 from headrace.ir.types import dim
-from headrace.passes.reading import Access, Unreadable, operand, typed
+from headrace.passes.reading import Access, operand, typed
 
 
 class Extras:
@@ -43,6 +45,8 @@ class Extras:
             Unreadable: the operand varies in a way that no subset of the domain's dimensions describes.
         """
         kind = typed(self.graph[access.node])
+        if kind.dtype is DType.F64:
+            raise Unreadable(f"{access.node} is float64, which kernels do not compute in")
         read = [at for at in range(len(self.shape)) if access.reads(at)]
         if kind.shape and kind.rank >= len(self.shape):
             # A dimension of size 1 counts as varying where the operand has it: one text for every M.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import sympy
 from torch.utils._sympy.functions import FloorDiv
 
+from headrace.errors import Unreadable
 from headrace.ir import index as maps
 from headrace.ir.dtype import DType
 from headrace.ir.expr import Call, Expr, Ref, substitute
@@ -17,7 +18,7 @@ from headrace.ir.ops import Map, View
 from headrace.ir.size import ONE, ZERO
 from headrace.ir.types import dim
 from headrace.passes.algebra import number, strip, tidy
-from headrace.passes.reading import Access, Unreadable, operand, typed
+from headrace.passes.reading import Access, operand, typed
 
 
 @dataclass(frozen=True, slots=True)

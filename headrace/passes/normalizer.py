@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from headrace.errors import Unreadable
 from headrace.ir.expr import Call, Const, Expr, Ref, call
 from headrace.ir.index import Index
 from headrace.ir.ops import Extern, Reduce
@@ -23,7 +24,7 @@ from headrace.ir.size import ZERO
 from headrace.ir.spec import Denominator, Normalizer, Stabilizer, Weighting
 from headrace.ir.types import dim
 from headrace.passes.algebra import number, strip, terms, tidy, total
-from headrace.passes.reading import Reader, Unreadable, typed
+from headrace.passes.reading import Reader, typed
 
 SOFTMAX = Normalizer()
 SIGMOID = Normalizer(Weighting.SIGMOID, Denominator.NONE, Stabilizer.NONE)

@@ -21,6 +21,7 @@ _HOLDS: Mapping[str, Callable[[int, int], bool]] = {
     "lt": operator.lt, "le": operator.le, "gt": operator.gt,
     "ge": operator.ge, "eq": operator.eq, "ne": operator.ne,
 }  # fmt: skip
+_INDICES = frozenset(map(Ref, "bhij"))
 Linear = tuple[dict[Expr, int], int]
 
 
@@ -86,6 +87,10 @@ def _bound(fn: str, x: Expr, y: Expr, key: str) -> Expr:
     rest, constant = _linear(call("sub", x, y))
     if not rest:
         return Const(_HOLDS[fn](constant, 0))
+    if _never_negative(rest, constant) and fn in ("ge", "lt"):
+        return Const(fn == "ge")
+    if _never_negative({term: -factor for term, factor in rest.items()}, -constant) and fn in ("le", "gt"):
+        return Const(fn == "le")
     own = rest.pop(Ref(key), 0)
     if abs(own) != 1 or any(key in refs(term) for term in rest):
         return call(fn, x, y)
@@ -94,9 +99,12 @@ def _bound(fn: str, x: Expr, y: Expr, key: str) -> Expr:
     # key + rest + constant `fn` 0; integers turn strict bounds into loose ones.
     limit = -constant + {"lt": -1, "gt": 1}.get(fn, 0)
     fn = {"lt": "le", "gt": "ge"}.get(fn, fn)
-    if fn == "ge" and not rest and limit <= 0:
-        return Const(True)  # an index is never negative
     return call(fn, Ref(key), _sum({term: -factor for term, factor in rest.items()}, limit))
+
+
+def _never_negative(rest: Mapping[Expr, int], constant: int) -> bool:
+    """Whether a sum of indices, which count from zero, cannot fall below zero."""
+    return constant >= 0 and all(factor > 0 and term in _INDICES for term, factor in rest.items())
 
 
 def _linear(e: Expr) -> Linear:

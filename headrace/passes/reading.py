@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import sympy
 from torch.utils._sympy.functions import FloorDiv, Mod
 
+from headrace.errors import Unreadable
 from headrace.ir import index as maps
 from headrace.ir.dtype import DType
 from headrace.ir.expr import Call, Const, Expr, Ref, call, refs, substitute
@@ -24,10 +25,6 @@ from headrace.ir.index import Index, Shape
 from headrace.ir.ops import Item, Kernel, Map, Size, View
 from headrace.ir.steps import as_steps
 from headrace.ir.types import TensorType, dim
-
-
-class Unreadable(Exception):
-    """A value that cannot be written as a formula; the message is the reason for a refusal."""
 
 
 @dataclass(frozen=True, slots=True)

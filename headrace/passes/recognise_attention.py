@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import sympy
 
+from headrace.errors import Unreadable
 from headrace.ir import index as maps
 from headrace.ir.expr import Call, Expr, Ref, call, refs, substitute, walk
 from headrace.ir.graph import Graph, Node
@@ -26,7 +27,7 @@ from headrace.passes.heads import HeadOperand, head_operand, split_batch
 from headrace.passes.masks import sees_first_key, split_mask
 from headrace.passes.normalizer import Matcher, Weights
 from headrace.passes.predicates import normalize
-from headrace.passes.reading import Access, Reader, Unreadable, typed
+from headrace.passes.reading import Access, Reader, typed
 
 _LETTERS = "bhij"
 _DEPTH = 64
@@ -55,9 +56,11 @@ class RecogniseAttention(Pass):
     claim: Policy = AUTO
 
     def run(self, graph: Graph) -> None:
-        for node in list(graph):
-            if not isinstance(node.op, Contract):
+        for name in [node.name for node in graph if isinstance(node.op, Contract)]:
+            if name not in graph:
                 continue
+            node = graph[name]  # read afresh: an earlier replacement may have changed what it reads
+            assert isinstance(node.op, Contract)
             outline = _outline(graph, node, Einsum.parse(node.op.equation))
             if outline is None:
                 continue

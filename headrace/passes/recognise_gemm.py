@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import sympy
 
+from headrace.errors import Unreadable
 from headrace.ir import index as maps
 from headrace.ir.dtype import DType
 from headrace.ir.expr import Ref
@@ -21,7 +22,7 @@ from headrace.passes.claim import AUTO, Policy
 from headrace.passes.einsum import Einsum
 from headrace.passes.epilogue import absorb
 from headrace.passes.order import Order
-from headrace.passes.reading import Access, Unreadable, emittable, operand, typed
+from headrace.passes.reading import Access, emittable, operand, typed
 
 
 @dataclass(frozen=True)

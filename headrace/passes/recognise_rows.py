@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from headrace.errors import Unreadable
 from headrace.ir import index as maps
 from headrace.ir.dtype import DType
 from headrace.ir.expr import Call, Expr, Ref, call, refs, substitute
@@ -17,7 +18,7 @@ from headrace.passes.algebra import number, tidy
 from headrace.passes.base import Pass
 from headrace.passes.claim import AUTO, Policy
 from headrace.passes.order import Order
-from headrace.passes.reading import Access, Reader, Unreadable, emittable, operand, typed
+from headrace.passes.reading import Access, Reader, emittable, operand, typed
 from headrace.passes.region import Region, grow
 
 _KINDS = ("sum", "max", "min", "prod")
@@ -50,17 +51,24 @@ class RecogniseRows(Pass):
 
     def run(self, graph: Graph) -> None:
         order = Order(graph)
-        for node in list(graph):
-            if node.name not in graph or not isinstance(node.op, Reduce):
+        settled: dict[str, str] = {}
+        for name in [node.name for node in graph if isinstance(node.op, Reduce)]:
+            if name not in graph:
                 continue
+            node = graph[name]  # read afresh: an earlier replacement may have changed what it reads
+            assert isinstance(node.op, Reduce)
             try:
-                self._recognise(graph, order, node, node.op)
+                if node.name in settled:
+                    raise Unreadable(settled[node.name])
+                self._recognise(graph, order, node, node.op, settled)
             except Unreadable as reason:
                 graph.refuse(node.name, self.name, str(reason))
         graph.sweep()
 
-    def _recognise(self, graph: Graph, order: Order, node: Node, op: Reduce) -> None:
+    def _recognise(self, graph: Graph, order: Order, node: Node, op: Reduce, settled: dict[str, str]) -> None:
         """Put one kernel in the place of the largest region behind a reduction.
+
+        Where that fails, `settled` notes the reason for the region's other reductions too.
 
         Raises:
             Unreadable: with the reason for the refusal.
@@ -73,7 +81,7 @@ class RecogniseRows(Pass):
         if source.shape[-1] == 1:
             raise Unreadable("rows of one element")
         regions = [Region(node.name, frozenset()), *grow(graph, order, {node.name}, _row_op, self.max_ops)]
-        problem = Unreadable("FX has no value to put the result in")
+        problem: Unreadable | None = None
         for region in reversed(regions):
             sink = graph[region.sink]
             if sink.fx is None or (isinstance(sink.op, View) and graph[sink.operands[0]].fx is not None):
@@ -83,10 +91,12 @@ class RecogniseRows(Pass):
                 try:
                     _replace(graph, order, sink, nodes, source.shape, self.claim)
                 except Unreadable as reason:
-                    problem = reason
+                    problem = problem or reason
                 else:
                     graph.discard(nodes)
                     return
+        problem = problem or Unreadable("FX has no value to put the result in")
+        settled |= dict.fromkeys(regions[-1].nodes, str(problem))
         raise problem
 
 
@@ -104,6 +114,8 @@ def _drawn_in(graph: Graph, inside: frozenset[str], limit: int) -> frozenset[str
         node = graph[waiting.pop()]
         if node.name in found or not _row_op(node) or graph.is_output(node.name):
             continue
+        if any(typed(operand).dtype is DType.F64 for operand in graph.operands(node)):
+            continue  # kernels take what was made of it instead
         if all(user.name in found for user in graph.users(node.name)):
             found.add(node.name)
             waiting += node.operands

@@ -461,3 +461,43 @@ def test_opening_a_current_file_does_not_import_alembic(tmp_path: Path) -> None:
     )
     run = subprocess.run([sys.executable, "-c", code, str(tmp_path / "db")], capture_output=True, text=True)
     assert run.stdout.strip() == "[]", run.stderr
+
+
+def _mutated(data: bytes, rng: random.Random) -> bytes:
+    """A database file after an accident."""
+    changed = bytearray(data)
+    match rng.randrange(5):
+        case 0:
+            del changed[rng.randrange(len(changed)) :]
+        case 1:
+            at, length = rng.randrange(len(changed)), rng.randrange(1, 20_000)
+            changed[at : at + length] = rng.randbytes(len(changed[at : at + length]))
+        case kind:
+            low, high = {2: (0, 100), 3: (100, 4096), 4: (0, len(changed))}[kind]
+            for _ in range(rng.randrange(1, 30)):
+                changed[rng.randrange(low, high)] = rng.randrange(256)
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("count", [25, pytest.param(1000, marks=pytest.mark.soak)])
+def test_mutated_files_cost_rows_but_no_exception_and_no_wrong_row(count: int, tmp_path: Path) -> None:
+    path, rng = tmp_path / "db.sqlite", random.Random(7)
+    good, extra = {r.id: r for r in some(300)}, some(2, tag=7)
+    with Store.open(path) as store:
+        store.append(good.values())
+    whole = path.read_bytes()
+    for turn in range(count):
+        copy = tmp_path / f"m{turn}" / "db.sqlite"
+        copy.parent.mkdir()
+        copy.write_bytes(_mutated(whole, rng))
+        told: list[str] = []
+        try:
+            store = Store.open(copy, warn=told.append)
+        except DatabaseRefused:
+            continue
+        assert all(good.get(r.id) == r for r in store.observations())
+        store.append(extra)
+        assert {r.id for r in extra} <= {r.id for r in store.observations()}
+        assert len(told) <= 1
+        store.close()
+        shutil.rmtree(copy.parent)

@@ -193,7 +193,7 @@ def test_grouped_heads_read_the_key_head_by_division() -> None:
 
 
 def test_rounding_is_where_eager_rounds() -> None:
-    """In bfloat16: arithmetic ends in a cast, products and bias round once, what only moves does not round."""
+    """In bfloat16: arithmetic ends in a cast, products and bias round once, moving does not round."""
     x, w, b = torch.randn(4, 8).bfloat16(), torch.randn(6, 8).bfloat16(), torch.randn(6).bfloat16()
 
     def step(x: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

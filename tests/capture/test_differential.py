@@ -26,7 +26,7 @@ def data(*shape: int, seed: int = 0) -> torch.Tensor:
 X = data(3, 5, 8)
 Y = data(3, 5, 8, seed=1)
 B = X > 0
-I = torch.tensor([[1, 0, 2], [4, 4, 3]])
+INDEX = torch.tensor([[1, 0, 2], [4, 4, 3]])
 Q, K, V = data(2, 4, 6, 8), data(2, 4, 7, 8, seed=1), data(2, 4, 7, 8, seed=2)
 K2, V2 = data(2, 2, 7, 8, seed=3), data(2, 2, 7, 8, seed=4)
 BOOL_MASK = torch.rand(6, 7, generator=torch.Generator().manual_seed(1)) > 0.4
@@ -89,9 +89,9 @@ FUNCTIONS: dict[str, Case] = {
     "comparisons": (lambda x, y: (x < y) & (x <= 0.5) | (x >= 1) ^ (x != y), (X, Y)),
     "logical": (
         lambda x, y: torch.logical_and(x, y) | torch.logical_not(x) | torch.logical_xor(x, y),
-        (I, I.flip(0)),
+        (INDEX, INDEX.flip(0)),
     ),
-    "integers": (lambda i: (i // 2 + i % 3, i / 2, torch.div(i, 3, rounding_mode="floor"), -i), (I,)),
+    "integers": (lambda i: (i // 2 + i % 3, i / 2, torch.div(i, 3, rounding_mode="floor"), -i), (INDEX,)),
     "floor_division": (lambda x: x // 0.3 + torch.remainder(x, 0.7), (X,)),
     "nan_and_infinity": (lambda x: torch.isnan(x) | torch.isinf(x / 0), (X,)),
     "casts": (lambda x: (x.to(torch.int32), x.to(torch.bool), x.int().float() * 0.5), (X * 3,)),
@@ -151,21 +151,21 @@ FUNCTIONS: dict[str, Case] = {
     "sdpa_three_dimensions": (lambda q, k, v: sdpa(q[0], k[0], v[0]), (Q, K, V)),
     "sdpa_wide_values": (lambda q, k, v: sdpa(q, k, torch.cat([v, v], -1)), (Q, K, V)),
     # indexing
-    "embedding": (lambda w, i: F.embedding(i, w), (data(5, 8), I)),
-    "index_select": (lambda x, i: x.index_select(1, i[0]), (X, I)),
-    "index_one_axis": (lambda x, i: x[:, i], (X, I)),
-    "index_negative": (lambda x, i: x[:, i - 5], (X, I)),
-    "index_put": (lambda x, y, i: torch.ops.aten.index_put(x, [None, i], y[:, :3]), (X, Y, I[0])),
+    "embedding": (lambda w, i: F.embedding(i, w), (data(5, 8), INDEX)),
+    "index_select": (lambda x, i: x.index_select(1, i[0]), (X, INDEX)),
+    "index_one_axis": (lambda x, i: x[:, i], (X, INDEX)),
+    "index_negative": (lambda x, i: x[:, i - 5], (X, INDEX)),
+    "index_put": (lambda x, y, i: torch.ops.aten.index_put(x, [None, i], y[:, :3]), (X, Y, INDEX[0])),
     "index_put_accumulate": (
         lambda x, y, i: torch.ops.aten.index_put(x, [None, i], y[:, :3], True),
-        (X, Y, I[1]),
+        (X, Y, INDEX[1]),
     ),
-    "index_copy": (lambda x, y, i: x.index_copy(2, i[0], y[:, :, :3]), (X, Y, I)),
-    "index_add": (lambda x, y, i: x.index_add(1, i[1], y[:, :3]), (X, Y, I)),
+    "index_copy": (lambda x, y, i: x.index_copy(2, i[0], y[:, :, :3]), (X, Y, INDEX)),
+    "index_add": (lambda x, y, i: x.index_add(1, i[1], y[:, :3]), (X, Y, INDEX)),
     # kept as they are
     "extern_cat": (lambda x, y: torch.cat([x, y], 1) * 2, (X, Y)),
     "extern_topk": (lambda x: x.topk(2, -1)[0] + 1, (X,)),
-    "extern_two_axis_index": (lambda x, i: x[i[0], i[0]] + 1, (X[:, :3].repeat(2, 2, 1), I)),
+    "extern_two_axis_index": (lambda x, i: x[i[0], i[0]] + 1, (X[:, :3].repeat(2, 2, 1), INDEX)),
 }
 
 

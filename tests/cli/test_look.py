@@ -12,6 +12,9 @@ def block():
     layer = torch.nn.Sequential(torch.nn.Linear(256, 512), torch.nn.GELU(), torch.nn.Linear(512, 256)).eval()
     return layer, (torch.randn(4, 256),)
 
+def layer():
+    return torch.nn.Linear(64, 64, bias=False).eval(), (torch.randn(1, 64),)
+
 def nothing():
     return 3
 """
@@ -112,11 +115,14 @@ def test_tuning_announces_before_it_starts(headrace, mine, home):
 
 
 def test_what_was_tuned_is_known_the_next_time(headrace, mine, home):
-    first = headrace("tune", "run", f"{mine}:block", "--claim", "all", "--budget", "12", "--json")
+    subject = (f"{mine}:layer", "--claim", "all", "--json")
+    first = headrace("tune", "run", *subject, "--budget", "20")
     assert first.code == 0
     assert first.json["trials"] > 0
     assert {task["status"] for task in first.json["tasks"]} <= {"tuned", "partial"}
-    replayed = headrace("tune", "run", f"{mine}:block", "--claim", "all", "--mode", "replay", "--json")
+    replayed = headrace("tune", "run", *subject, "--mode", "replay")
     assert replayed.json["trials"] == 0
     assert all(task["schedule"] for task in replayed.json["tasks"])
-    assert len(headrace("db", "list", "--json").json) == 2
+    assert len(headrace("db", "list", "--json").json) == 1
+    (explained,) = headrace("explain", *subject).json
+    assert explained["decisions"][0]["rung"] == "exact"

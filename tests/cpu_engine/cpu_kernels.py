@@ -427,3 +427,46 @@ def turns(flag, o, f):
     tl.store(o + p, tl.atomic_load(flag, sem="relaxed"))
     tl.atomic_store(f + p, tl.atomic_load(f) * 2)
     tl.atomic_store(flag, p + 1, sem="release")
+
+
+@triton.jit
+def loads_before_stores(x, y, o, N: tl.constexpr):
+    i = tl.arange(0, N)
+    shifted = tl.load(x + i + 1)
+    a = tl.load(x + i)
+    b = tl.load(y + i)
+    tl.store(x + i, shifted)  # every element was read before
+    tl.store(o + i, a * 2 + b)  # a is the value from before the store
+    tl.store(y + i, a)
+    tl.store(x + i, b + tl.load(x + i))  # and this load comes after it
+    tl.store(o + N + i, tl.load(y + (N - 1) - i) + b)
+
+
+@triton.jit
+def in_place_loop(x, o, n, N: tl.constexpr):
+    i = tl.arange(0, N)
+    old = tl.load(x + i)
+    for _ in range(n):
+        v = tl.load(x + i)
+        tl.store(x + i, tl.flip(v) + old)
+        total = tl.sum(tl.load(x + i), 0)
+        tl.store(x + i, tl.load(x + i) / total)
+    tl.store(o + i, old - tl.load(x + i))
+
+
+@triton.jit
+def row_swap(x, M: tl.constexpr, N: tl.constexpr):
+    r = tl.arange(0, M)
+    c = tl.arange(0, N)
+    v = tl.load(x + r[:, None] * N + c[None, :])
+    mean = tl.sum(v, 1) / N
+    tl.store(x + ((M - 1) - r[:, None]) * N + c[None, :], v - mean[:, None])
+
+
+@triton.jit
+def conditional_store(x, o, n, N: tl.constexpr):
+    i = tl.arange(0, N)
+    v = tl.load(x + i)
+    if n > 3:
+        tl.store(x + i, v * 0)
+    tl.store(o + i, v + tl.load(x + i))

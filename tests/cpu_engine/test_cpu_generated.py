@@ -8,8 +8,14 @@ import pytest
 import torch
 from cpu_generated import DOT_SIGNATURE, SIGNATURE, build, dot_case, sizes, source
 
+from headrace.codegen.cpu import target
 from headrace.codegen.cpu.direct import compile_direct
-from headrace.errors import UnsupportedTtir
+
+# Kernels of these shapes are all within what the vector lowering takes, so declining one fails a test.
+pytestmark = pytest.mark.skipif(
+    target.host().vector_bits < 256 or not target.host().is_x86,
+    reason="the vector lowering needs AVX2 or AVX-512",
+)
 
 
 def arguments(seed: int) -> dict[str, torch.Tensor | int | float]:
@@ -82,18 +88,12 @@ def compare_dot(seed: int, folder: pathlib.Path) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_vector_and_reference_lowering_agree(seed: int, tmp_path: pathlib.Path) -> None:
-    try:
-        compare(seed, tmp_path)
-        compare_dot(seed, tmp_path)
-    except UnsupportedTtir as declined:
-        pytest.skip(str(declined))
+    compare(seed, tmp_path)
+    compare_dot(seed, tmp_path)
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("seed", range(12, 600))
 def test_vector_and_reference_lowering_agree_at_length(seed: int, tmp_path: pathlib.Path) -> None:
-    try:
-        compare(seed, tmp_path)
-        compare_dot(seed, tmp_path)
-    except UnsupportedTtir as declined:
-        pytest.skip(str(declined))
+    compare(seed, tmp_path)
+    compare_dot(seed, tmp_path)

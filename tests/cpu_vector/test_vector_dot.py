@@ -38,7 +38,9 @@ def test_matmul_block_shapes(bm: int, bn: int, bk: int, dtype: torch.dtype):
 @pytest.mark.parametrize("trans", [False, True])
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize(("bm", "bn", "bk"), [(16, 16, 16), (4, 32, 64), (32, 64, 16)])
-def test_dot_of_computed_operands_adds_to_what_is_there(bm: int, bn: int, bk: int, dtype: torch.dtype, trans: bool):
+def test_dot_of_computed_operands_adds_to_what_is_there(
+    bm: int, bn: int, bk: int, dtype: torch.dtype, trans: bool
+):
     torch.manual_seed(bk)
     a, b, c = torch.randn(bm, bk).to(dtype), torch.randn(bk, bn).to(dtype), torch.randn(bm, bn)
     left = torch.exp(a.double()).to(dtype).double()
@@ -73,7 +75,23 @@ def test_attention(i: int, j: int, dtype: torch.dtype, causal: bool):
 @pytest.mark.parametrize("j", [1, 31, 64, 200])
 def test_attention_of_one_query_without_dot(j: int, dtype: torch.dtype):
     torch.manual_seed(j)
-    q, kk, v = torch.randn(3, 1, 64).to(dtype), torch.randn(3, j, 64).to(dtype), torch.randn(3, j, 64).to(dtype)
+    q, kk, v = (
+        torch.randn(3, 1, 64).to(dtype),
+        torch.randn(3, j, 64).to(dtype),
+        torch.randn(3, j, 64).to(dtype),
+    )
     o = torch.empty(3, 1, 64)
     run(k.attention_row, [3], q, kk, v, o, j, 0.125, BJ=32, D=64)
     assert worst(o, reference(q, kk, v, 0.125, False)) < 3e-6
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize(("i", "j"), [(1, 1), (1, 64), (4, 200), (33, 33), (64, 200), (100, 257)])
+@pytest.mark.parametrize(("bi", "bj"), [(4, 64), (32, 64), (16, 16)])
+def test_attention_in_whole_and_masked_blocks(i: int, j: int, bi: int, bj: int, dtype: torch.dtype):
+    torch.manual_seed(i + j)
+    q, kk, v = (torch.randn(2, n, 64).to(dtype) for n in (i, j, j))
+    o = torch.empty(2, i, 64)
+    run(k.attention_two_loops, [-(-i // bi), 2], q, kk, v, o, i, j, 0.125, BI=bi, BJ=bj, D=64)
+    bound = {torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}[dtype]
+    assert worst(o, reference(q, kk, v, 0.125, True)) < bound

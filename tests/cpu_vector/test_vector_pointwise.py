@@ -14,8 +14,8 @@ EXACT = {
     "rsqrt": torch.rsqrt, "erf": torch.erf, "sigmoid": torch.sigmoid, "abs": torch.abs, "floor": torch.floor,
     "ceil": torch.ceil, "sin": torch.sin, "cos": torch.cos, "neg": torch.neg,
 }  # fmt: skip
-SPECIAL = [0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan, 1e-40, -1e-40, 88.7, 88.8, -87.4, -103.9, -110.0, 128.0,
-           -149.0, -150.5, 3.4e38, 1.17549435e-38]  # fmt: skip
+SPECIAL = [0.0, -0.0, 1.0, -1.0, math.inf, -math.inf, math.nan, 1e-40, -1e-40, 88.7, 88.8, -87.4, -103.9,
+-110.0, 128.0, -149.0, -150.5, 3.4e38, 1.17549435e-38]  # fmt: skip
 
 
 @pytest.mark.parametrize("op", EXACT)
@@ -46,25 +46,27 @@ def test_unary_special_values_follow_ieee(op: str):
     torch.testing.assert_close(y[keep], expected[keep], rtol=3e-7, atol=3e-45)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
 @pytest.mark.parametrize("n", [1, 15, 16, 17, 100, 1000])
 def test_unary_in_every_float_type_and_length(dtype: torch.dtype, n: int):
     torch.manual_seed(n)
     x = torch.randn(n).to(dtype)
     y = torch.full((n + 40,), 7.0).to(dtype)
     run(k.unary, [-(-n // 64)], x, y, n, OP="exp", BLOCK=64)
-    torch.testing.assert_close(y[:n], torch.exp(x.double()).to(dtype), rtol=1e-6 if dtype == torch.float32 else 0, atol=0)
+    torch.testing.assert_close(
+        y[:n], torch.exp(x.double()).to(dtype), rtol=1e-6 if dtype == torch.float32 else 0, atol=0
+    )
     assert bool((y[n:] == 7.0).all())
 
 
 BINARY = {
-    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "max": torch.fmax, "min": torch.fmin,
-    "max_nan": torch.maximum, "min_nan": torch.minimum,
+    "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div, "max": torch.fmax, "min":
+    torch.fmin, "max_nan": torch.maximum, "min_nan": torch.minimum,
     "less": lambda x, y: torch.where(x < y, x, y + y),
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("op", BINARY)
 def test_binary_float(op: str, dtype: torch.dtype):
     torch.manual_seed(3)
@@ -80,12 +82,12 @@ def test_binary_float(op: str, dtype: torch.dtype):
 
 INTEGER = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "max": torch.maximum, "min": torch.minimum,
-    "floordiv": lambda x, y: torch.div(x, y, rounding_mode="trunc"), "mod": torch.fmod, "and": torch.bitwise_and,
-    "or": torch.bitwise_or, "xor": torch.bitwise_xor,
+    "floordiv": lambda x, y: torch.div(x, y, rounding_mode="trunc"), "mod": torch.fmod, "and":
+    torch.bitwise_and, "or": torch.bitwise_or, "xor": torch.bitwise_xor,
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.int8], ids=str)
 @pytest.mark.parametrize("op", INTEGER)
 def test_binary_integer_wraps_and_truncates(op: str, dtype: torch.dtype):
     torch.manual_seed(4)
@@ -128,7 +130,9 @@ def test_casts_to_float_round_to_nearest_even(source: torch.dtype, to: torch.dty
     if source.is_floating_point:
         x = torch.cat([torch.randn(500, dtype=torch.float64) * s for s in (1e-3, 1.0, 300.0)]).to(source)
         x[:4] = torch.tensor([math.nan, math.inf, -math.inf, 0.0])
-        x[4:8] = torch.tensor([1.00390625, 1.01171875, 1.0009765625 + 2.0**-11, 65519.0], dtype=torch.float64).to(source)
+        x[4:8] = torch.tensor(
+            [1.00390625, 1.01171875, 1.0009765625 + 2.0**-11, 65519.0], dtype=torch.float64
+        ).to(source)
     else:
         x = torch.randint(torch.iinfo(source).min, torch.iinfo(source).max, (1500,), dtype=source)
     y = torch.empty(x.numel(), dtype=to)
@@ -157,7 +161,7 @@ def test_casts_to_integer_truncate(to: torch.dtype):
 
 
 @pytest.mark.parametrize("at_end", [True, False])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.int8], ids=str)
 @pytest.mark.parametrize("n", [1, 5, 31, 64, 100])
 def test_masked_addresses_are_never_touched(n: int, dtype: torch.dtype, at_end: bool):
     with Guarded(n, dtype, at_end) as x, Guarded(n, dtype, at_end) as y:
@@ -198,7 +202,7 @@ def test_run_time_strides_and_reversed_stores(n: int, step: int):
 
 
 @pytest.mark.parametrize(("rows", "cols"), [(1, 1), (7, 64), (20, 33)])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_rows_gathered_by_index(rows: int, cols: int, dtype: torch.dtype):
     table = torch.randn(50, cols).to(dtype)
     index = torch.randint(0, 50, (rows,), dtype=torch.int64)

@@ -20,7 +20,9 @@ OTHER = {"sum": 0.0, "max": -math.inf, "min": math.inf, "nan_max": -math.inf, "p
 
 
 @pytest.mark.parametrize("axis", [0, 1])
-@pytest.mark.parametrize(("rows", "cols", "bm", "bn"), [(1, 1, 1, 16), (7, 33, 4, 64), (64, 100, 16, 128), (5, 8, 8, 8)])
+@pytest.mark.parametrize(
+    ("rows", "cols", "bm", "bn"), [(1, 1, 1, 16), (7, 33, 4, 64), (64, 100, 16, 128), (5, 8, 8, 8)]
+)
 @pytest.mark.parametrize("op", REDUCE)
 def test_reduce(op: str, rows: int, cols: int, bm: int, bn: int, axis: int):
     torch.manual_seed(rows)
@@ -53,7 +55,7 @@ def test_nan_in_reductions(op: str, axis: int):
     assert worst(y, expected) < 1e-6
 
 
-@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64, torch.int8], ids=str)
 @pytest.mark.parametrize("op", ["max", "min", "xor"])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_integer_reductions(op: str, dtype: torch.dtype, axis: int):
@@ -86,8 +88,10 @@ def test_elements_outside_the_mask_count_with_their_other_value(other: float, ax
 
 
 @pytest.mark.parametrize("bm", [1, 4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("rows", "cols", "bn"), [(1, 1, 16), (9, 64, 64), (6, 100, 128), (3, 577, 1024), (5, 1000, 1024)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    ("rows", "cols", "bn"), [(1, 1, 16), (9, 64, 64), (6, 100, 128), (3, 577, 1024), (5, 1000, 1024)]
+)
 def test_softmax(rows: int, cols: int, bn: int, dtype: torch.dtype, bm: int):
     torch.manual_seed(cols)
     x = (torch.randn(rows, cols) * 4).to(dtype)
@@ -95,6 +99,17 @@ def test_softmax(rows: int, cols: int, bn: int, dtype: torch.dtype, bm: int):
     y = torch.empty_like(x)
     run(k.softmax, [-(-rows // bm)], x, y, rows, cols, BM=bm, BN=bn)
     assert worst(y, torch.softmax(x.double(), 1)) < (1e-6 if dtype == torch.float32 else 4e-3)
+
+
+@pytest.mark.parametrize(("bm", "bn"), [(1, 4), (1, 16), (2, 32), (4, 64), (1, 128), (16, 256), (2, 1024)])
+def test_rows_without_masks(bm: int, bn: int):
+    torch.manual_seed(bn)
+    x = torch.randn(2 * bm, bn) * 3
+    y, z = torch.empty_like(x), torch.empty(2 * bm)
+    run(k.unmasked_rows, [2], x, y, z, BM=bm, BN=bn)
+    e = torch.exp(x.double() - x.double().amax(1, keepdim=True))
+    assert worst(y, e / e.sum(1, keepdim=True)) < 1e-6
+    assert float((z - e.sum(1).log()).abs().max()) < 1e-6
 
 
 def test_softmax_of_nan_and_of_minus_infinity_is_nan():
@@ -109,7 +124,7 @@ def test_softmax_of_nan_and_of_minus_infinity_is_nan():
 
 
 @pytest.mark.parametrize("cols", [1, 64, 65, 576, 1024])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_layer_norm(cols: int, dtype: torch.dtype):
     torch.manual_seed(cols)
     x = (torch.randn(4, cols) * 3 + 5).to(dtype)
@@ -130,7 +145,7 @@ def test_value_used_after_its_source_was_overwritten(cols: int):
     assert worst(y, s / (s * s).sum(1, keepdim=True).sqrt()) < 2e-6
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize(("n", "kk"), [(1, 1), (16, 64), (37, 100), (64, 576), (100, 1000), (5, 4096)])
 @pytest.mark.parametrize(("bn", "bk"), [(16, 128), (4, 32), (32, 16)])
 def test_gemv_with_epilogue(n: int, kk: int, bn: int, bk: int, dtype: torch.dtype):
@@ -151,11 +166,15 @@ def test_gemv_over_no_columns_leaves_the_epilogue():
     assert worst(y, b.double() * torch.sigmoid(b.double())) < 1e-6
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("n", "kk"), [(5, 37), (64, 64), (17, 130)])
 def test_gemv_touches_nothing_outside_the_matrix(n: int, kk: int, dtype: torch.dtype):
     for at_end in (True, False):
-        with Guarded(n * kk, dtype, at_end) as w, Guarded(kk, dtype, at_end) as x, Guarded(n, dtype, at_end) as b:
+        with (
+            Guarded(n * kk, dtype, at_end) as w,
+            Guarded(kk, dtype, at_end) as x,
+            Guarded(n, dtype, at_end) as b,
+        ):
             w.copy_(torch.randn(n * kk))
             x.copy_(torch.randn(kk))
             b.copy_(torch.randn(n))
@@ -166,7 +185,7 @@ def test_gemv_touches_nothing_outside_the_matrix(n: int, kk: int, dtype: torch.d
             del w, x, b
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("bn", "bk"), [(8, 64), (16, 192 // 3), (1, 64)])
 def test_two_weight_matrices_in_one_loop_with_moving_pointers(bn: int, bk: int, dtype: torch.dtype):
     torch.manual_seed(bn)
@@ -177,7 +196,7 @@ def test_two_weight_matrices_in_one_loop_with_moving_pointers(bn: int, bk: int, 
     assert worst(y, a * torch.sigmoid(a) * b) < 2e-6
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("n", "kk"), [(3, 40), (16, 256), (33, 100)])
 def test_gemv_summing_tiles_first(n: int, kk: int, dtype: torch.dtype):
     w, x, y = torch.randn(n, kk).to(dtype), torch.randn(kk).to(dtype), torch.empty(n)
@@ -185,7 +204,7 @@ def test_gemv_summing_tiles_first(n: int, kk: int, dtype: torch.dtype):
     assert worst(y, w.double() @ x.double()) < 2e-6
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("n", "kk"), [(3, 40), (64, 256), (200, 100)])
 def test_gemv_with_weights_stored_by_input(n: int, kk: int, dtype: torch.dtype):
     w, x, y = torch.randn(kk, n).to(dtype), torch.randn(kk).to(dtype), torch.empty(n)

@@ -1,5 +1,7 @@
 """Kernels that the vector generator is tested with."""
 
+# ruff: noqa: E741, SIM108 (names and statements of Triton)
+
 from __future__ import annotations
 
 import triton
@@ -101,11 +103,13 @@ def product(a, b):
 
 
 @triton.jit
-def reduce_rows(x_ptr, y_ptr, rows, cols, OP: tl.constexpr, AXIS: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                OTHER: tl.constexpr):  # fmt: skip
+def reduce_rows(x_ptr, y_ptr, rows, cols, OP: tl.constexpr, AXIS: tl.constexpr, BM: tl.constexpr,
+                BN: tl.constexpr, OTHER: tl.constexpr):  # fmt: skip
     r = tl.program_id(0) * BM + tl.arange(0, BM)
     c = tl.arange(0, BN)
-    x = tl.load(x_ptr + r[:, None] * cols + c[None, :], mask=(r[:, None] < rows) & (c[None, :] < cols), other=OTHER)
+    x = tl.load(
+        x_ptr + r[:, None] * cols + c[None, :], mask=(r[:, None] < rows) & (c[None, :] < cols), other=OTHER
+    )
     if OP == "sum":
         y = tl.sum(x, AXIS)
     elif OP == "max":
@@ -166,7 +170,9 @@ def gemv(w_ptr, x_ptr, b_ptr, y_ptr, N, K, stride, BN: tl.constexpr, BK: tl.cons
     acc = tl.zeros([BN], tl.float32)
     for k0 in range(0, K, BK):
         k = k0 + tl.arange(0, BK)
-        w = tl.load(w_ptr + n[:, None] * stride + k[None, :], mask=(n[:, None] < N) & (k[None, :] < K), other=0.0)
+        w = tl.load(
+            w_ptr + n[:, None] * stride + k[None, :], mask=(n[:, None] < N) & (k[None, :] < K), other=0.0
+        )
         x = tl.load(x_ptr + k, mask=k < K, other=0.0)
         acc += tl.sum(w.to(tl.float32) * x.to(tl.float32)[None, :], axis=1)
     acc += tl.load(b_ptr + n, mask=n < N, other=0.0).to(tl.float32)
@@ -208,7 +214,9 @@ def gemv_kn(w_ptr, x_ptr, y_ptr, N, K, BN: tl.constexpr, BK: tl.constexpr):
     for k0 in range(0, K, BK):
         k = k0 + tl.arange(0, BK)
         w = tl.load(w_ptr + k[:, None] * N + n[None, :], mask=(k[:, None] < K) & (n[None, :] < N), other=0.0)
-        acc += tl.sum(w.to(tl.float32) * tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)[:, None], axis=0)
+        acc += tl.sum(
+            w.to(tl.float32) * tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)[:, None], axis=0
+        )
     tl.store(y_ptr + n, acc, mask=n < N)
 
 
@@ -241,7 +249,9 @@ def matmul_nn(a_ptr, b_ptr, c_ptr, M, N, K, BM: tl.constexpr, BN: tl.constexpr, 
 
 
 @triton.jit
-def dot_once(a_ptr, b_ptr, c_ptr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, TRANS_A: tl.constexpr):
+def dot_once(
+    a_ptr, b_ptr, c_ptr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, TRANS_A: tl.constexpr
+):
     m, n, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
     if TRANS_A:
         a = tl.trans(tl.load(a_ptr + k[:, None] * BM + m[None, :]))
@@ -249,12 +259,15 @@ def dot_once(a_ptr, b_ptr, c_ptr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.con
         a = tl.load(a_ptr + m[:, None] * BK + k[None, :])
     b = tl.load(b_ptr + k[:, None] * BN + n[None, :])
     c = tl.load(c_ptr + m[:, None] * BN + n[None, :])
-    tl.store(c_ptr + m[:, None] * BN + n[None, :], tl.dot(tl.exp(a.to(tl.float32)).to(a.dtype), b, c, input_precision="ieee"))
+    tl.store(
+        c_ptr + m[:, None] * BN + n[None, :],
+        tl.dot(tl.exp(a.to(tl.float32)).to(a.dtype), b, c, input_precision="ieee"),
+    )
 
 
 @triton.jit
-def attention(q_ptr, k_ptr, v_ptr, o_ptr, I, J, scale, CAUSAL: tl.constexpr, BI: tl.constexpr, BJ: tl.constexpr,
-              D: tl.constexpr):  # fmt: skip
+def attention(q_ptr, k_ptr, v_ptr, o_ptr, I, J, scale, CAUSAL: tl.constexpr, BI: tl.constexpr,
+              BJ: tl.constexpr, D: tl.constexpr):  # fmt: skip
     i = tl.program_id(0) * BI + tl.arange(0, BI)
     head = tl.program_id(1)
     d = tl.arange(0, D)
@@ -278,7 +291,63 @@ def attention(q_ptr, k_ptr, v_ptr, o_ptr, I, J, scale, CAUSAL: tl.constexpr, BI:
         acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
         m = new
     out = acc / l[:, None]
-    tl.store(o_ptr + head * I * D + i[:, None] * D + d[None, :], out.to(o_ptr.dtype.element_ty), mask=(i < I)[:, None])
+    tl.store(
+        o_ptr + head * I * D + i[:, None] * D + d[None, :],
+        out.to(o_ptr.dtype.element_ty),
+        mask=(i < I)[:, None],
+    )
+
+
+@triton.jit
+def attention_two_loops(q_ptr, k_ptr, v_ptr, o_ptr, I, J, scale, BI: tl.constexpr, BJ: tl.constexpr,
+                        D: tl.constexpr):  # fmt: skip
+    """Whole blocks of keys without masks, then the rest with masks; causal from J - I on."""
+    first = tl.program_id(0) * BI
+    i = first + tl.arange(0, BI)
+    head = tl.program_id(1)
+    d = tl.arange(0, D)
+    q = tl.load(q_ptr + head * I * D + i[:, None] * D + d[None, :], mask=(i < I)[:, None], other=0.0)
+    m = tl.full([BI], -float("inf"), tl.float32)
+    l = tl.zeros([BI], tl.float32)
+    acc = tl.zeros([BI, D], tl.float32)
+    whole = tl.minimum(first + J - I + 1, J) // BJ * BJ
+    last = tl.minimum(first + BI + J - I, J)
+    for j0 in range(0, whole, BJ):
+        j = j0 + tl.arange(0, BJ)
+        k = tl.load(k_ptr + head * J * D + j[:, None] * D + d[None, :])
+        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        new = tl.maximum(m, tl.max(s, 1))
+        p = tl.exp(s - new[:, None])
+        rescale = tl.exp(m - new)
+        m = new
+        l = l * rescale + tl.sum(p, 1)
+        v = tl.load(v_ptr + head * J * D + j[:, None] * D + d[None, :])
+        acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
+    for j0 in range(whole, last, BJ):
+        j = j0 + tl.arange(0, BJ)
+        k = tl.load(k_ptr + head * J * D + j[:, None] * D + d[None, :], mask=(j < last)[:, None], other=0.0)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale
+        s = tl.where((j < last)[None, :] & (j[None, :] <= i[:, None] + (J - I)), s, -float("inf"))
+        new = tl.maximum(m, tl.max(s, 1))
+        p = tl.exp(s - new[:, None])
+        rescale = tl.exp(m - new)
+        m = new
+        l = l * rescale + tl.sum(p, 1)
+        v = tl.load(v_ptr + head * J * D + j[:, None] * D + d[None, :], mask=(j < last)[:, None], other=0.0)
+        acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee")
+    out = acc / l[:, None]
+    o_tile = o_ptr + head * I * D + i[:, None] * D + d[None, :]
+    tl.store(o_tile, out.to(o_ptr.dtype.element_ty), mask=(i < I)[:, None])
+
+
+@triton.jit
+def unmasked_rows(x_ptr, y_ptr, z_ptr, BM: tl.constexpr, BN: tl.constexpr):
+    at = (tl.program_id(0) * BM + tl.arange(0, BM))[:, None] * BN + tl.arange(0, BN)[None, :]
+    x = tl.load(x_ptr + at)
+    e = tl.exp(x - tl.max(x, 1)[:, None])
+    s = tl.sum(e, 1)
+    tl.store(y_ptr + at, e / s[:, None])
+    tl.store(z_ptr + tl.program_id(0) * BM + tl.arange(0, BM), tl.log(s))
 
 
 @triton.jit
@@ -335,7 +404,11 @@ def transpose_offsets(x_ptr, y_ptr, M, N, sx, sy, BM: tl.constexpr, BN: tl.const
     n = tl.program_id(1) * BN + tl.arange(0, BN)
     x = tl.load(x_ptr + m[:, None] * sx + n[None, :], mask=(m[:, None] < M) & (n[None, :] < N), other=-1.0)
     y = tl.trans(tl.exp(x))
-    tl.store(y_ptr + n[:, None] * sy + m[None, :], y / tl.sum(y, 0)[None, :], mask=(n[:, None] < N) & (m[None, :] < M))
+    tl.store(
+        y_ptr + n[:, None] * sy + m[None, :],
+        y / tl.sum(y, 0)[None, :],
+        mask=(n[:, None] < N) & (m[None, :] < M),
+    )
 
 
 @triton.jit

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from functools import lru_cache
+from functools import cache
 
 import torch
 import triton  # noqa: F401  (the backend package must not be the first to be imported)
@@ -23,7 +23,7 @@ TYPES = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def _compiled(fn, signature, constants, engine: str) -> DirectKernel:
     return compile_direct(fn, dict(signature), dict(constants), options={"engine": engine})
 

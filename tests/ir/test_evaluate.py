@@ -270,19 +270,28 @@ def test_scatter_adds_at_a_matrix_of_places() -> None:
 
 
 def test_reductions_over_no_axes_and_over_nothing() -> None:
-    text = "x: f32[2, 0] = input()\ny: f32[2, 0] = reduce(x) {kind=max; axes=[]}\nz: f32[2] = reduce(x) {kind=max; axes=[1]}\nreturn y, z"
+    text = """
+    x: f32[2, 0] = input()
+    y: f32[2, 0] = reduce(x) {kind=max; axes=[]}
+    z: f32[2] = reduce(x) {kind=max; axes=[1]}
+    return y, z
+    """
     y, z = evaluate(parse_graph(text), {"x": torch.zeros(2, 0)})
     assert y.shape == (2, 0)
     assert z.tolist() == [-torch.inf] * 2
 
 
 def test_kernels_and_items_evaluate_by_their_spec() -> None:
-    text = """
+    outputs = (Output(BF16, parse("acc_w0")), Output(F32, parse("neg(acc_w0)")))
+    spec = Gemm(BF16, (Weight("w0", BF16, 6, 8),), outputs)
+    text = f"""
     x: bf16[3, 8] = input()
     w: bf16[6, 8] = input()
-    k: _ = kernel(x, w) {spec=Gemm{x=bf16; weights=[w0:bf16[6,8]nk]; extras=[]; outputs=[bf16 = acc_w0, f32 =
-    neg(acc_w0)]; batched=false}} a: bf16[3, 6] = item(k) {at=0} b: f32[3, 6] = item(k) {at=1} y: f32[3, 6] =
-    map(a, b) {expr=add(x0, mul(x1, 2))} return y
+    k: _ = kernel(x, w) {{spec={spec}}}
+    a: bf16[3, 6] = item(k) {{at=0}}
+    b: f32[3, 6] = item(k) {{at=1}}
+    y: f32[3, 6] = map(a, b) {{expr=add(x0, mul(x1, 2))}}
+    return y
     """
     x, w = data(3, 8), data(6, 8)
     close(run(text, x=x, w=w), -(x.double() @ w.double().T))
@@ -303,7 +312,7 @@ def test_a_missing_input_is_named() -> None:
 @pytest.mark.parametrize("shapes", [((2, 3), (3, 3)), ((2, 3, 1), (2, 3)), ((2, 4), (2, 3))])
 def test_inputs_of_other_shapes_are_refused(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
     graph = parse_graph("x: f32[s0, 3] = input()\ny: f32[s0, 3] = input()\nreturn x")
-    with pytest.raises(EvaluationError, match="input|disagree"):
+    with pytest.raises(EvaluationError, match=r"input|disagree"):
         evaluate(graph, {name: torch.zeros(shape) for name, shape in zip("xy", shapes, strict=True)})
 
 

@@ -92,7 +92,7 @@ def test_folding(before: str, after: str) -> None:
     ],
 )
 def test_bad_text_is_refused(text: str) -> None:
-    with pytest.raises((ExprSyntaxError, ValueError)):
+    with pytest.raises(ExprSyntaxError):
         parse(text)
 
 
@@ -128,7 +128,8 @@ def test_every_function_evaluates(fn: str) -> None:
         "mod": [0.75, 0.0], "pow": [0.75**1.5, 2**0.5], "maximum": [1.5, 2.0], "minimum": [0.75, 0.5],
         "neg": [-0.75, -2.0], "abs": [0.75, 2.0], "exp2": [2**0.75, 4.0], "rsqrt": [0.75**-0.5, 2**-0.5],
         "reciprocal": [1 / 0.75, 0.5], "sigmoid": [1 / (1 + math.exp(-0.75)), 1 / (1 + math.exp(-2.0))],
-        "relu": [0.75, 2.0], "lt": [1, 0], "le": [1, 0], "gt": [0, 1], "ge": [0, 1], "eq": [0, 0], "ne": [1, 1],
+        "relu": [0.75, 2.0], "lt": [1, 0], "le": [1, 0], "gt": [0, 1], "ge": [0, 1],
+        "eq": [0, 0], "ne": [1, 1],
         "and": [0, 0], "or": [1, 1], "not": [1, 0], "where": [0.0, 0.5],
     }  # fmt: skip
     wanted = reference.get(fn) or [getattr(math, fn)(0.75), getattr(math, fn)(2.0)]

@@ -45,7 +45,8 @@ GEMM = Gemm(
 )
 ATTENTION = Attention(
     BF16, BF16, BF16, BF16, 9, 3, 3, 64, 64,
-    score=scalar("mul(s, 0.125)"), mask=scalar("le(j, add(i, p))"), safe=True, extras=(Extra("p", DType.I64, ""),),
+    score=scalar("mul(s, 0.125)"), mask=scalar("le(j, add(i, p))"), safe=True,
+    extras=(Extra("p", DType.I64, ""),),
 )  # fmt: skip
 ROWS = Rows(
     (Extra("x", BF16, "rn"), Extra("w", BF16, "n")),
@@ -161,7 +162,8 @@ def test_errors_name_line_and_column(line: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["0", "s0", "s0*s1", "2*s0 + 1", "-d0 + 4", "d0 // 3", "(d0 // s0) % 4", "64*(d1 % 3) + d2", "(2*d0 + d1) // (s0 + 1)",
+    ["0", "s0", "s0*s1", "2*s0 + 1", "-d0 + 4", "d0 // 3", "(d0 // s0) % 4", "64*(d1 % 3) + d2",
+     "(2*d0 + d1) // (s0 + 1)",
      "s0**2", "Max(2, s0)", "d0 % (s0*s1)", "u0 // 2", "5*(s0 // 2)"],
 )  # fmt: skip
 def test_size_text_is_canonical(text: str) -> None:

@@ -334,10 +334,15 @@ REFUSED: dict[str, tuple[Callable[..., object], tuple[Tensor, ...], str]] = {
     ),
     "a wide head": (
         lambda q, k, v: softmax(q @ k.mT) @ v, (data(1, 1, 4, 1024), data(1, 1, 4, 1024), data(1, 1, 4, 8)),
-        "head dimension 1024",
+        "head dimensions beyond 512",
+    ),
+    "float64 bias": (
+        lambda q, k, v, m: softmax(q @ k.mT + m).float() @ v, (Q, K, V, data(R, J).double()),
+        "is float64, which kernels do not compute in",
     ),
     "float64": (
-        lambda q, k, v: softmax(q @ k.mT) @ v, (Q.double(), K.double(), V.double()), "bf16, f16 and f32",
+        lambda q, k, v: softmax(q @ k.mT) @ v, (Q.double(), K.double(), V.double()),
+        "float32, float16 or bfloat16",
     ),
 }  # fmt: skip
 

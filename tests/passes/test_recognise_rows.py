@@ -135,6 +135,16 @@ def test_work_that_depends_on_an_index_stays_outside() -> None:
     assert "inputs=[x0:f32[rn]]; reductions=[r0 = max(x0)," in str(only(graph, "Rows"))
 
 
+def test_an_epsilon_in_float64_is_taken_as_float32() -> None:
+    # With dynamic=True, Dynamo turns the number into a float64 input.
+    graph = recognise(
+        lambda x, e: x * torch.rsqrt((x * x).mean(-1, keepdim=True) + e.float()), X, data().double().abs()
+    )
+    assert str(only(graph, "Rows")).startswith(
+        "Rows{inputs=[x0:f32[rn], x1:f32[]]; reductions=[r0 = sum(mul(x0, x0))]"
+    )
+
+
 def test_a_residual_that_others_read_stays_outside() -> None:
     def fn(x: Tensor, y: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
         h = x + y

@@ -246,6 +246,6 @@ def literal(value: bool | int | float, dtype: DType) -> Expr:
 
 
 __all__ = [
-    "Builder", "Operand", "Scalar", "Shape", "Unmodelled", "broadcast_shape", "is_getitem", "literal", "size_of",
-    "type_of", "typed",
+    "Builder", "Operand", "Scalar", "Shape", "Unmodelled", "broadcast_shape", "is_getitem", "literal",
+    "size_of", "type_of", "typed",
 ]  # fmt: skip

@@ -196,8 +196,8 @@ def flash(
 
 def biased(
     b: Builder, q: Node, k: Node, v: Node, bias: Node | None = None, logsumexp: bool = False,
-    dropout: float = 0.0, causal: bool = False, *_: object, attn_bias: Node | None = None, dropout_p: float = 0.0,
-    is_causal: bool = False, scale: float | None = None, **__: object,
+    dropout: float = 0.0, causal: bool = False, *_: object, attn_bias: Node | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, **__: object,
 ) -> tuple[Node | None, ...]:  # fmt: skip
     """The memory-efficient and cuDNN overloads, which share their leading arguments."""
     out = attend(
@@ -208,8 +208,8 @@ def biased(
 
 def math_variant(
     b: Builder, q: Node, k: Node, v: Node, mask: Node | None = None, dropout: float = 0.0,
-    causal: bool = False, dropout_mask: Node | None = None, *, attn_mask: Node | None = None, dropout_p: float = 0.0,
-    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+    causal: bool = False, dropout_mask: Node | None = None, *, attn_mask: Node | None = None,
+    dropout_p: float = 0.0, is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
 ) -> tuple[Node | None, ...]:  # fmt: skip
     if dropout_mask is not None:
         raise Unmodelled

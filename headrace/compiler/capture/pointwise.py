@@ -245,7 +245,8 @@ def _both(name: str, text: str, *defaults: Scalar) -> dict[object, Entry]:
 _UNARY = {
     "neg": "neg(x0)", "abs": "abs(x0)", "exp": "exp(x0)", "exp2": "exp2(x0)", "expm1": "expm1(x0)",
     "log": "log(x0)", "log2": "log2(x0)", "log1p": "log1p(x0)", "sqrt": "sqrt(x0)", "rsqrt": "rsqrt(x0)",
-    "reciprocal": "reciprocal(x0)", "sin": "sin(x0)", "cos": "cos(x0)", "tanh": "tanh(x0)", "erf": "erf(x0)", "sigmoid": "sigmoid(x0)",
+    "reciprocal": "reciprocal(x0)", "sin": "sin(x0)", "cos": "cos(x0)", "tanh": "tanh(x0)",
+    "erf": "erf(x0)", "sigmoid": "sigmoid(x0)",
     "relu": "relu(x0)", "floor": "floor(x0)", "ceil": "ceil(x0)", "square": "mul(x0, x0)",
     "trunc": "where(lt(x0, 0), ceil(x0), floor(x0))", "silu": "mul(x0, sigmoid(x0))",
     "mish": "mul(x0, tanh(log1p(exp(x0))))", "isnan": "ne(x0, x0)", "isinf": "eq(abs(x0), inf)",

@@ -23,6 +23,8 @@ from headrace.ir.types import TensorType
 
 Entry = Callable[..., "Node | tuple[Node | None, ...]"]
 
+OpOverload = type(torch.ops.aten.add.Tensor)
+
 TABLE: Mapping[object, Entry] = MappingProxyType(
     {**views.TABLE, **pointwise.TABLE, **reductions.TABLE, **matmul.TABLE, **indexing.TABLE}
 )
@@ -135,7 +137,7 @@ class _Walk:
             operands += [n.name for n in ([value] if isinstance(value, Node) else value) if n is not None]
         operands = [name for name in operands if not isinstance(self.graph[name].op, Size)]
         target = str(node.target) if node.op == "call_function" else f"{node.op}:{node.target}"
-        if node.op == "call_function" and not isinstance(node.target, torch._ops.OpOverload):
+        if node.op == "call_function" and not isinstance(node.target, OpOverload):
             target = getattr(node.target, "__name__", type(node.target).__name__)
         extern = self.graph.add(
             Extern(target),
@@ -177,7 +179,7 @@ _INDEX = TensorType(DType.I64, ())
 
 def _written(node: fx.Node) -> list[fx.Node]:
     """The FX nodes whose tensors an operator writes in place (`copy_` of a graph's epilogue, mostly)."""
-    if not isinstance(node.target, torch._ops.OpOverload) or not node.target._schema.is_mutable:
+    if not isinstance(node.target, OpOverload) or not node.target._schema.is_mutable:
         return []
     found = []
     for at, argument in enumerate(node.target._schema.arguments):

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, Any
 from headrace.compiler.cli.output import Output, seconds, shortened
 from headrace.compiler.records import GraphRecord
 from headrace.compiler.runtime import RUNTIME, Decision
-from headrace.ir.evidence import NoEvidence, Rung
-from headrace.ir.spec import Spec, parse_spec
+from headrace.ir.evidence import Rung
+from headrace.ir.spec import parse_spec
 
 if TYPE_CHECKING:
     from headrace.autotune.db.store import Store
     from headrace.autotune.report import Progress, Task, TaskResult, TuneReport
     from headrace.ir.device import Device
-    from headrace.ir.schedule import Schedule
 
 EVERY = 10.0
 
@@ -63,18 +62,13 @@ def tune(
         TuningError: the mode or the budget makes no sense.
     """
     from headrace.autotune.tuner import tune as run
+    from headrace.compiler import resolve
 
     with _display(out, budget) as shown:
-        report = run(wanted, device, store, budget, shown, seed, mode=mode, default=untuned)
-    RUNTIME.forget()
+        report = run(wanted, device, store, budget, shown, seed, mode=mode, default=resolve.untuned)
+    # A new resolver, since the old one's evidence remembers what it did not know.
+    RUNTIME.use(resolve.make_resolver(resolve.in_use()))
     return report
-
-
-def untuned(spec: Spec, sizes: tuple[int, ...], device: Device) -> Schedule:
-    """The Schedule that the cost model gives without any measurement: what a tuned one has to beat."""
-    from headrace.passes.choose import rank
-
-    return rank(spec, sizes, device, NoEvidence())[0].schedule
 
 
 def summary(out: Output, report: TuneReport) -> None:

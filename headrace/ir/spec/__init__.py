@@ -21,7 +21,7 @@ __all__ = [
 @lru_cache(maxsize=4096)
 def parse_spec(text: str) -> Spec:
     """The Spec of a canonical text; `parse_spec(str(spec)) == spec`."""
-    kinds: dict[str, type[Attention] | type[Gemm] | type[Rows]] = {kind.kind: kind for kind in (Attention, Gemm, Rows)}
+    kinds: dict[str, type[Attention | Gemm | Rows]] = {kind.kind: kind for kind in (Attention, Gemm, Rows)}
     name = text.strip().partition("{")[0]
     if name not in kinds:
         raise SpecSyntaxError(f"{name!r} is no Spec; known: {', '.join(kinds)}")

@@ -11,7 +11,6 @@ from headrace.ir.dtype import DType
 from headrace.ir.expr import Const, Expr, Ref, parse, refs
 from headrace.ir.spec.operand import Extra, digest, fields_of, listing, unlist
 
-
 _DOT = Ref("s")
 _ALL = Const(True)
 
@@ -59,7 +58,7 @@ class Normalizer:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """o[b,h,i,:] = sum_j p_ij v[b,hv,j,:] / den_i, s_ij = score(q[b,h,i,:] . k[b,hk,j,:]), p = g(s) where mask.
+    """o[b,h,i] = sum_j p_ij v[b,hv,j] / den_i, s_ij = score(q[b,h,i] . k[b,hk,j]), p = g(s) where mask.
 
     Operands in order: q `[B, H, I, d_k]`, k `[B, H_k, J, d_k]`, v `[B, H_v, J, d_v]`, the extras; any
     strides. Head h reads K head h // (H // H_k) and V head h // (H // H_v). Output `[B, H, I, d_v]`.
@@ -93,7 +92,7 @@ class Attention:
     def __post_init__(self) -> None:
         if self.heads % self.k_heads or self.heads % self.v_heads:
             raise SpecSyntaxError(
-                f"{self.heads} query heads do not divide among {self.k_heads}/{self.v_heads} key and value heads"
+                f"{self.heads} query heads do not divide among {self.k_heads}/{self.v_heads}"
             )
         known = {extra.name for extra in self.extras} | {"b", "h", "i", "j"}
         if not refs(self.mask) <= known or not refs(self.score) <= known | {"s"}:

@@ -18,7 +18,8 @@ DOT = "llvm.x86.avx512bf16.dpbf16ps.512"
 class Accumulate:
     """Update of one accumulator of ``width`` lanes from ``step`` elements along the reduced dimension.
 
-    With ``a`` and ``b`` it is acc + a * b; ``pairs`` multiplies bf16 elements two at a time into each f32 lane.
+    With ``a`` and ``b`` it is acc + a * b; ``pairs`` multiplies bf16 elements two at a time into each
+    f32 lane.
     """
 
     combine: Combine
@@ -43,10 +44,16 @@ class Accumulate:
             x = self.a.eval(g, index, axis, self.step)
             y = self.b.eval(g, index, axis, self.step)
             if bound is not None:
-                x = g.select(f"<{self.step} x i1>", bound, vector_type("bfloat", self.step), x, "zeroinitializer")
-                y = g.select(f"<{self.step} x i1>", bound, vector_type("bfloat", self.step), y, "zeroinitializer")
+                x = g.select(
+                    f"<{self.step} x i1>", bound, vector_type("bfloat", self.step), x, "zeroinitializer"
+                )
+                y = g.select(
+                    f"<{self.step} x i1>", bound, vector_type("bfloat", self.step), y, "zeroinitializer"
+                )
             x, y = (g.bitcast("<32 x i16>", v, "<32 x bfloat>") for v in (x, y))
-            return g.call(DOT, "<16 x float>", ("<16 x float>", acc), ("<32 x bfloat>", x), ("<32 x bfloat>", y))
+            return g.call(
+                DOT, "<16 x float>", ("<16 x float>", acc), ("<32 x bfloat>", x), ("<32 x bfloat>", y)
+            )
         if self.a is not None and self.b is not None and bound is None:
             x = self.a.eval(g, index, axis, self.step)
             y = self.b.eval(g, index, axis, self.step)
@@ -74,7 +81,7 @@ def as_bf16(expr: Expr) -> Expr | None:
 
 
 def direct(expr: Expr, dim: int) -> bool:
-    """True when a vector of ``expr`` along ``dim`` is one plain load (or a broadcast)."""
+    """True when a vector of ``expr`` along ``dim`` is one plain load, widened perhaps, or a broadcast."""
     expr = expr.resolved()
     if dim not in expr.varies:
         return True
@@ -82,23 +89,27 @@ def direct(expr: Expr, dim: int) -> bool:
         return expr.pointers.contiguous(dim)
     if isinstance(expr, Buffer):
         return expr.strides[dim] == 1
-    if isinstance(expr, ExpandDims | Broadcast | Transpose):
+    if isinstance(expr, ExpandDims | Broadcast | Transpose) or (
+        isinstance(expr, Elementwise) and expr.op == "arith.extf"
+    ):
         return direct(expr.operands[0], expr.down(0, dim))
     return False
 
 
-def accumulate(g: Context, combine: Combine, expr: Expr, axis: int, uses: Mapping[int, int], keep: list[Expr]) -> Accumulate:
+def accumulate(
+    g: Context, combine: Combine, expr: Expr, axis: int, uses: Mapping[int, int], keep: list[Expr]
+) -> Accumulate:
     """Choose the update for a reduction along the vector."""
     size = expr.shape[axis]
     width = min(g.machine.lanes, size)
     top = expr.resolved()
-    if combine.op == "arith.addf" and combine.element == "float" and isinstance(top, Elementwise):
-        if top.op == "arith.mulf" and uses.get(top.uid, 1) == 1:
-            a, b = top.operands
-            if g.machine.bf16_dot and size >= 32:
-                x, y = as_bf16(a), as_bf16(b)
-                if x is not None and y is not None and direct(x, axis) and direct(y, axis):
-                    keep += [x, y]
-                    return Accumulate(combine, 16, 32, x, y, True)
-            return Accumulate(combine, width, width, a, b)
+    product = isinstance(top, Elementwise) and top.op == "arith.mulf" and uses.get(top.uid, 1) == 1
+    if product and combine == Combine("arith.addf", "float"):
+        a, b = top.operands
+        if g.machine.bf16_dot and size >= 32:
+            x, y = as_bf16(a), as_bf16(b)
+            if x is not None and y is not None and direct(x, axis) and direct(y, axis):
+                keep += [x, y]
+                return Accumulate(combine, 16, 32, x, y, True)
+        return Accumulate(combine, width, width, a, b)
     return Accumulate(combine, width, width)

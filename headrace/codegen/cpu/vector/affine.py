@@ -1,21 +1,32 @@
 """Pointers and integers as base + stride * i along one dimension.
 
-The stride is found on the expression; the base is the expression itself evaluated at i = 0, so it is computed with
-exactly the widths that the kernel has (an i32 offset wraps before it is extended). Within one tile the addresses along
-a dimension of stride s are taken as base + s * i in 64 bits.
+The stride is found on the expression; the base is the expression itself evaluated at i = 0, so it is
+computed with
+exactly the widths that the kernel has (an i32 offset wraps before it is extended). Within one tile the
+addresses along a dimension of stride s are taken as base + s * i in 64 bits.
 """
 
 from __future__ import annotations
 
 from headrace.codegen.cpu.vector.context import ZERO, Context, Index, Ix
 from headrace.codegen.cpu.vector.elementwise import Elementwise
-from headrace.codegen.cpu.vector.expr import NONE, Broadcast, ExpandDims, Expr, Range, Scalar, Transpose, Uniform
+from headrace.codegen.cpu.vector.expr import (
+    NONE,
+    Broadcast,
+    ExpandDims,
+    Expr,
+    Range,
+    Scalar,
+    Transpose,
+    Uniform,
+)
 
 Stride = int | str | None
 
 
 def stride_along(g: Context, expr: Expr, dim: int) -> Stride:
-    """How much one step along ``dim`` adds: an integer, the SSA name of an i64, or None when it is not constant."""
+    """How much one step along ``dim`` adds: an integer, the SSA name of an i64, or None when it is not
+    constant."""
     expr = expr.resolved()
     if dim == NONE or dim not in expr.varies:
         return 0
@@ -70,7 +81,8 @@ def address(g: Context, pointer: Expr, pointee: str, index: Index, dim: int, str
 
 
 def root(expr: Expr) -> Expr:
-    """The scalar pointer that a pointer tensor starts from (for aliasing); the expression itself when unknown."""
+    """The scalar pointer that a pointer tensor starts from (for aliasing); the expression itself when
+    unknown."""
     expr = expr.resolved()
     while isinstance(expr, Elementwise | ExpandDims | Broadcast | Transpose) and expr.operands:
         expr = expr.operands[0].resolved()

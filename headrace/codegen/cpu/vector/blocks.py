@@ -1,4 +1,5 @@
-"""Blocks of result rows that are reduced together along the vector, so that operands and read streams are shared."""
+"""Blocks of result rows that are reduced together along the vector, so that operands and read streams
+are shared."""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ Row = list[Ix]
 
 @dataclass(frozen=True)
 class Block:
-    """``m`` x ``n`` result elements, row-major, each with its full index (the reduced dimension is left at zero).
+    """``m`` x ``n`` result elements, row-major, each with its full index (the reduced dimension is left
+    at zero).
 
     ``spread``: the ``n`` elements are not neighbours.
     """
@@ -46,9 +48,17 @@ def tail_mask(g: Context, hi: str, ix: Ix, step: int) -> str:
 
 
 def sweep_axis(
-    g: Context, terms: Sequence[Term], axis: int, block: Block, names: tuple[str, ...], values: Values, sets: int
+    g: Context,
+    terms: Sequence[Term],
+    axis: int,
+    block: Block,
+    names: tuple[str, ...],
+    values: Values,
+    sets: int,
+    heavy: bool = False,
 ) -> Values:
-    """Run along ``axis`` for a block; ``values`` holds ``sets`` accumulators per row and term, terms outermost."""
+    """Run along ``axis`` for a block; ``values`` holds ``sets`` accumulators per row and term, terms
+    outermost."""
     count = len(block.rows)
     size = terms[0].expr.shape[axis]
     step = terms[0].acc.step
@@ -66,7 +76,9 @@ def sweep_axis(
                     carried[slot] = term.acc.update(g, term.expr, carried[slot], index, axis, bound)
         return carried
 
-    return lanes(g, size, step, names, list(zip(types, values, strict=True)), body, max(sets, 2))
+    return lanes(
+        g, size, step, names, list(zip(types, values, strict=True)), body, sets if heavy else max(sets, 2)
+    )
 
 
 def fold(g: Context, acc: Accumulate, values: Values, sets: int, count: int) -> str:
@@ -77,7 +89,9 @@ def fold(g: Context, acc: Accumulate, values: Values, sets: int, count: int) -> 
         kept = [combine.apply(g, values[n], values[n + half * count], acc.width) for n in range(half * count)]
         if sets % 2:
             rest = values[2 * half * count :]
-            kept[:count] = [combine.apply(g, a, b, acc.width) for a, b in zip(kept[:count], rest, strict=True)]
+            kept[:count] = [
+                combine.apply(g, a, b, acc.width) for a, b in zip(kept[:count], rest, strict=True)
+            ]
         values, sets = kept, half
     results = []
     group = acc.width
@@ -89,11 +103,13 @@ def fold(g: Context, acc: Accumulate, values: Values, sets: int, count: int) -> 
         results.append(horizontal(g, combine, part + [part[0]] * (size - len(part)), acc.width))
     if len(results) == 1:
         return results[0]
-    assert len(results) == 2 and count == 2 * group
+    assert count == 2 * group
     return g.shuffle(combine.element, group, results[0], results[1], range(2 * group))
 
 
-def outside(g: Context, expr: Expr, combine: Combine, axis: int, names: tuple[str, ...], row: Sequence[Ix]) -> str | None:
+def outside(
+    g: Context, expr: Expr, combine: Combine, axis: int, names: tuple[str, ...], row: Sequence[Ix]
+) -> str | None:
     """What the elements beyond the bounds contribute to one row: a scalar, or None when nothing."""
     if not names:
         return None
@@ -122,7 +138,9 @@ def is_zero(expr: Expr, g: Context) -> bool:
     return not expr.varies and expr.scalar(g) in ("0x0000000000000000", "0", "0x8000000000000000")
 
 
-def store_block(g: Context, combine: Combine, vector: str, block: Block, axis: int, into: Buffer, init: Expr | None) -> None:
+def store_block(
+    g: Context, combine: Combine, vector: str, block: Block, axis: int, into: Buffer, init: Expr | None
+) -> None:
     """Store a block's results (plus ``init`` at the same place) into a buffer of the result's shape."""
     e = combine.element
     lanes_in = 1
@@ -172,9 +190,11 @@ def row_blocks(
     emit: Callable[[Block], None],
     spread: bool = False,
 ) -> None:
-    """Loop over all result elements in blocks of ``m_block`` x ``n_block`` over the last two result dimensions.
+    """Loop over all result elements in blocks of ``m_block`` x ``n_block`` over the last two result
+    dimensions.
 
-    With ``spread`` the rows of a block lie evenly over the whole tile, so that each is a long stream of its own.
+    With ``spread`` the rows of a block lie evenly over the whole tile, so that each is a long stream of
+    its own.
     """
     others = [d for d in range(len(full)) if d != axis]
     inner = others[-1]
@@ -214,7 +234,9 @@ def row_blocks(
 
         g.e.loop("0", str(distance), "1", (), one)
 
-    def together(dim: int, block: int, names: tuple[str, ...], body: Callable[[list[Ix], bool], None]) -> None:
+    def together(
+        dim: int, block: int, names: tuple[str, ...], body: Callable[[list[Ix], bool], None]
+    ) -> None:
         hi = upper(g, names, full[dim])
         start = "0"
         for size in _sizes(hi, full[dim], block, bool(names)):

@@ -12,7 +12,8 @@ from headrace.codegen.cpu.vector.context import FLOATS, SIZES, Context, const
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 
 _COMMUTATIVE = frozenset({
-    "arith.addf", "arith.addi", "arith.mulf", "arith.muli", "arith.maxnumf", "arith.minnumf", "arith.maximumf",
+    "arith.addf", "arith.addi", "arith.mulf", "arith.muli", "arith.maxnumf", "arith.minnumf",
+    "arith.maximumf",
     "arith.minimumf", "arith.maxsi", "arith.minsi", "arith.maxui", "arith.minui", "arith.andi", "arith.ori",
     "arith.xori",
 })  # fmt: skip
@@ -31,8 +32,8 @@ class Combine:
         e, name = self.element, self.op.removeprefix("arith.")
         if e in FLOATS:
             # NaN would be the neutral element of maxnum for NaN-only input; -inf and a NaN give NaN's loser.
-            values = {"addf": -0.0, "mulf": 1.0, "maxnumf": math.nan, "minnumf": math.nan, "maximumf": -math.inf,
-                      "minimumf": math.inf}  # fmt: skip
+            values = {"addf": -0.0, "mulf": 1.0, "maxnumf": math.nan, "minnumf": math.nan, "maximumf":
+            -math.inf, "minimumf": math.inf}  # fmt: skip
             return const(e, values[name])
         bits = 1 if e == "i1" else SIZES[e] * 8
         ints = {"addi": 0, "muli": 1, "maxsi": -(1 << (bits - 1)), "minsi": (1 << (bits - 1)) - 1, "maxui": 0,

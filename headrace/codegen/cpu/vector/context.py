@@ -1,4 +1,5 @@
-"""What every part of the generator shares while one function is written: machine, emitter, small IR helpers."""
+"""What every part of the generator shares while one function is written: machine, emitter, small IR
+helpers."""
 
 from __future__ import annotations
 
@@ -7,12 +8,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from headrace.codegen.cpu.ttir import Element, PointerType
+from headrace.codegen.cpu.ttir import Element, PointerType, Value, element_of
 from headrace.codegen.cpu.vector.emit import Emitter
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 
 _ELEMENTS = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double", "index": "i64"}
-SIZES = {"i1": 1, "i8": 1, "i16": 2, "i32": 4, "i64": 8, "half": 2, "bfloat": 2, "float": 4, "double": 8, "ptr": 8}
+SIZES = {
+    "i1": 1,
+    "i8": 1,
+    "i16": 2,
+    "i32": 4,
+    "i64": 8,
+    "half": 2,
+    "bfloat": 2,
+    "float": 4,
+    "double": 8,
+    "ptr": 8,
+}
 FLOATS = frozenset({"half", "bfloat", "float", "double"})
 Fact = tuple[str, int]
 STACK_LIMIT = 768 * 1024
@@ -30,7 +42,8 @@ class Machine:
 
 @dataclass(frozen=True, slots=True)
 class Ix:
-    """Index along one dimension: an optional run-time part plus a constant; ``tag`` names the loop it came from."""
+    """Index along one dimension: an optional run-time part plus a constant; ``tag`` names the loop it
+    came from."""
 
     base: str | None
     off: int
@@ -56,8 +69,16 @@ def element_type(element: Element) -> str:
 
 
 def text(element: str) -> str:
-    """How an element is spelled in LLVM IR. bf16 is held as i16: without the hardware LLVM would convert at each move."""
+    """How an element is spelled in LLVM IR. bf16 is held as i16: without the hardware LLVM would convert
+    at each move."""
     return "i16" if element == "bfloat" else element
+
+
+def pointee_of(value: Value) -> str:
+    """LLVM type of what a pointer (tensor) points at."""
+    element = element_of(value.type)
+    assert isinstance(element, PointerType)
+    return "i8" if str(element.pointee) == "i1" else element_type(element.pointee)
 
 
 def vector_type(element: str, width: int) -> str:

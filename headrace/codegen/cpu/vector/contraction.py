@@ -1,8 +1,8 @@
-"""Loops that only accumulate: ``acc += sum(a * b)`` and ``acc = dot(a, b, acc)`` over a loop of blocks.
+"""Loops that only accumulate: ``acc += sum(a * b)``, ``acc = dot(a, b, acc)``, ``acc += a * b`` summed later.
 
-The loop is turned inside out. For a block of result elements the whole loop runs with the sums held in vector
-registers; they are reduced across lanes once, at the end. Weights are thereby read exactly once, in as many streams as
-the block has rows, and nothing is carried in memory.
+The loop is turned inside out. For a block of result elements the whole loop runs with the sums held in
+vector registers; they are reduced across lanes once, at the end. Weights are thereby read exactly once, in
+as many streams as the block has rows, and nothing is carried in memory.
 """
 
 from __future__ import annotations
@@ -11,19 +11,29 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from headrace.codegen.cpu.ttir import Block as TtirBlock
-from headrace.codegen.cpu.ttir import Op, element_of, shape_of
+from headrace.codegen.cpu.ttir import Op, Value, element_of, shape_of
 from headrace.codegen.cpu.vector import dot, effects
 from headrace.codegen.cpu.vector.accumulate import Accumulate, accumulate, direct
-from headrace.codegen.cpu.vector.blocks import Block, Term, fold, is_zero, outside, row_blocks, store_block, sweep_axis
+from headrace.codegen.cpu.vector.blocks import (
+    Block,
+    Term,
+    fold,
+    is_zero,
+    outside,
+    row_blocks,
+    store_block,
+    sweep_axis,
+)
 from headrace.codegen.cpu.vector.combine import Combine, combine_of
 from headrace.codegen.cpu.vector.context import Ix, element_type
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.errors import VectorDeclined
-from headrace.codegen.cpu.vector.expr import Buffer, Expr, Scalar
+from headrace.codegen.cpu.vector.expr import Buffer, Expr, Scalar, Summed
+from headrace.codegen.cpu.vector.masks import Limits
+from headrace.codegen.cpu.vector.registers import Carried, Registers
 from headrace.codegen.cpu.vector.schedule import numel, valid, vector_dim
 
 if TYPE_CHECKING:
-    from headrace.codegen.cpu.vector.control import Carried
     from headrace.codegen.cpu.vector.lowering import Lowering
 
 _ADD = Combine("arith.addf", "float")
@@ -31,21 +41,37 @@ _ADD = Combine("arith.addf", "float")
 
 @dataclass(frozen=True)
 class Sum:
-    """One accumulator: what is summed is ``source`` over ``axis``, or the product of the operands of a dot."""
+    """One accumulator. ``sources`` are summed over ``axis`` (two of them: the operands of a dot product).
+
+    ``result`` is the reduced value: what the loop gives, or with ``later`` what a reduction after it gives.
+    """
 
     carried: Carried
-    operation: Op  # tt.reduce or tt.dot
+    sources: tuple[Value, ...]
     axis: int
+    result: Value
+    later: bool = False
 
 
-def recognise(lowering: Lowering, body: TtirBlock, carried: list[Carried]) -> tuple[list[Sum], frozenset[int]] | None:
+def _is_sum(op: Op | None) -> bool:
+    """True for a tt.reduce of one f32 tensor by addition."""
+    if op is None or op.name != "tt.reduce" or len(op.operands) != 1:
+        return False
+    try:
+        return str(element_of(op.operands[0].type)) == "f32" and combine_of(op, "float") == _ADD
+    except VectorDeclined:
+        return False
+
+
+def recognise(
+    lowering: Lowering, body: TtirBlock, carried: list[Carried]
+) -> tuple[list[Sum], frozenset[int]] | None:
     """The accumulators of a loop that does nothing else, and the operations that they replace."""
     made = {r: op for op in body.ops for r in op.results}
     sums: list[Sum] = []
     skip: set[int] = set()
-    for op in body.ops:
-        if op.regions and op.name != "tt.reduce" or effects.writes(op) or op.name.startswith("tt.atomic"):
-            return None
+    if any((op.regions and op.name != "tt.reduce") or effects.writes(op) for op in body.ops):
+        return None
     for c in carried:
         if c.kind != "tile":
             continue
@@ -53,22 +79,22 @@ def recognise(lowering: Lowering, body: TtirBlock, carried: list[Carried]) -> tu
         if op is None or lowering.uses.get(c.arg, 0) != 1 or lowering.uses.get(c.out, 0) != 1:
             return None
         if op.name == "tt.dot" and op.operands[2] is c.arg and len(shape_of(c.arg.type)) == 2:
-            sums.append(Sum(c, op, 2))
+            sums.append(Sum(c, (op.operands[0], op.operands[1]), 2, c.result))
             skip.add(id(op))
             continue
         if op.name != "arith.addf" or str(element_of(c.arg.type)) != "f32":
             return None
         term = op.operands[1] if op.operands[0] is c.arg else op.operands[0]
-        reduce = made.get(term)
-        if reduce is None or reduce.name != "tt.reduce" or lowering.uses.get(term, 0) != 1 or len(reduce.operands) != 1:
+        inner = made.get(term)
+        user = lowering.sole_user(c.result)
+        if inner is not None and _is_sum(inner) and lowering.uses.get(term, 0) == 1:
+            sums.append(Sum(c, (inner.operands[0],), inner.int_attr("axis"), c.result))
+            skip |= {id(op), id(inner)}
+        elif user is not None and _is_sum(user) and len(shape_of(c.arg.type)) > 1:
+            sums.append(Sum(c, (term,), user.int_attr("axis"), user.result, later=True))
+            skip.add(id(op))
+        else:
             return None
-        try:
-            if combine_of(reduce, "float") != _ADD:
-                return None
-        except VectorDeclined:
-            return None
-        sums.append(Sum(c, reduce, reduce.int_attr("axis")))
-        skip |= {id(op), id(reduce)}
     if not sums or any(op.name in ("tt.reduce", "tt.dot") and id(op) not in skip for op in body.ops):
         return None
     return sums, frozenset(skip)
@@ -76,166 +102,183 @@ def recognise(lowering: Lowering, body: TtirBlock, carried: list[Carried]) -> tu
 
 def lower(lowering: Lowering, op: Op, carried: list[Carried]) -> bool:
     """Lower a ``scf.for`` in this way if it has the form; False if it does not."""
-    from headrace.codegen.cpu.vector.control import Registers
-
-    g, s = lowering.g, lowering.s
-    body = op.regions[0]
-    found = recognise(lowering, body, carried)
+    found = recognise(lowering, op.regions[0], carried)
     if found is None:
         return False
-    sums, skip = found
-    kind = element_type(element_of(op.operands[0].type))
-    lo, hi, step = (lowering.scalar(v) for v in op.operands[:3])
-    registers = Registers(lowering, carried)
-    predicate = "ult" if op.attrs.get("unsigned") else "slt"
+    loop = _Loop(lowering, op, carried, *found)
+    if not loop.plan():
+        return False
+    loop.write()
+    return True
 
-    def sources() -> list[Expr]:
-        """What is summed, within the body that has just been lowered."""
+
+class _Loop:
+    """One such loop while it is written (its body several times over)."""
+
+    def __init__(
+        self, lowering: Lowering, op: Op, carried: list[Carried], sums: list[Sum], skip: frozenset[int]
+    ) -> None:
+        self.lowering = lowering
+        self.g, self.s = lowering.g, lowering.s
+        self.body = op.regions[0]
+        self.sums = sums
+        self.skip = skip
+        self.kind = element_type(element_of(op.operands[0].type))
+        self.bounds = tuple(lowering.scalar(v) for v in op.operands[:3])
+        self.predicate = "ult" if op.attrs.get("unsigned") else "slt"
+        self.registers = Registers(lowering, carried)
+        self.updates: list[Accumulate] = []
+        self.shapes: list[tuple[int, ...]] = []
+
+    def enter(self, iv: str, args: Values) -> list[Expr]:
+        """Lower the body for one iteration; what is summed, one expression per accumulator."""
+        lowering = self.lowering
+        lowering.put(self.body.args[0], Scalar(iv, self.kind))
+        self.registers.bind(args)
+        lowering.block(self.body, self.skip)
         exprs = []
-        for item in sums:
-            operands = [lowering.get(v) for v in item.operation.operands[:2]]
-            if item.operation.name == "tt.dot":
-                exprs.append(dot.product(s, operands[0], operands[1]))
-            else:
-                exprs.append(operands[0])
+        for item in self.sums:
+            operands = [lowering.get(v) for v in item.sources]
+            exprs.append(dot.product(self.s, *operands) if len(operands) == 2 else operands[0])
         return exprs
 
-    def enter(iv: str, args: Values) -> list[Expr]:
-        lowering.put(body.args[0], Scalar(iv, kind))
-        registers.bind(args)
-        lowering.block(body, skip)
-        return sources()
+    def plan(self) -> bool:
+        """Lower the body once into the void to learn shapes and updates; False if the form does not fit."""
+        g, s = self.g, self.s
+        if any(item.later and not is_zero(self.lowering.get(item.carried.init), g) for item in self.sums):
+            return False
+        g.e.open("void", True)
+        try:
+            with s.scope():
+                iv = g.e.define(g.e.fresh())
+                exprs = self.enter(iv, [g.e.define(g.e.fresh()) for _ in self.registers.inits])
+                for item, expr in zip(self.sums, exprs, strict=True):
+                    axis = item.axis
+                    if len(item.sources) == 2:
+                        if not all(direct(o, axis) for o in expr.operands):
+                            return False
+                    elif vector_dim(g, expr.shape, [expr]) != axis:
+                        return False
+                    row = tuple(Ix(None, 0) for _ in expr.shape)
+                    names = valid(g, expr, axis) or ()
+                    if s.prepare_needed(expr) or outside(g, expr, _ADD, axis, names, row) is not None:
+                        return False
+                    self.updates.append(accumulate(g, _ADD, expr, axis, s.uses, s.keep))
+                    self.shapes.append(expr.shape)
+        finally:
+            g.e.close()
+        return True
 
-    plan = _dry_run(lowering, sums, enter, [t for t, _ in registers.inits])
-    if plan is None:
-        return False
-    terms, shapes = plan
-    finals: Values = [v for _, v in registers.inits]
-    results: list[Buffer] = []
-    inits: list[Expr | None] = []
-    for item in sums:
-        init = lowering.get(item.carried.init)
-        shape = shape_of(item.carried.arg.type)
-        results.append(Buffer(g.alloca("float", numel(shape)), shape, "float"))
-        inits.append(None if is_zero(init, g) else init)
-    for group in _groups(sums, shapes, terms):
-        axis = sums[group[0]].axis
-        full = shapes[group[0]]
-        limits = {d if d < axis else d + 1: n for d, n in lowering.limits(sums[group[0]].operation.result).items()}
-        m_block, n_block = _block(full, axis, len(group), sums[group[0]].operation.name == "tt.dot")
+    def write(self) -> None:
+        """Write the loops and define the results."""
+        lowering, g = self.lowering, self.g
+        results: list[Buffer] = []
+        inits: list[Expr | None] = []
+        for item in self.sums:
+            shape = shape_of(item.result.type)
+            results.append(Buffer(g.alloca("float", numel(shape)), shape, "float"))
+            init = lowering.get(item.carried.init)
+            inits.append(None if is_zero(init, g) else init)
+        for group in self._groups():
+            self._write_group(group, results, inits)
+        self.registers.bind(self._finals(), final=True)
+        for item, result in zip(self.sums, results, strict=True):
+            if item.later:
+                shape = shape_of(item.carried.result.type)
+                lowering.put(item.carried.result, Summed(result, shape, item.axis))
+            else:
+                lowering.put(item.carried.result, result)
 
-        def emit(block: Block, group: list[int] = group, axis: int = axis) -> None:
-            nonlocal finals
+    def _write_group(self, group: list[int], results: list[Buffer], inits: list[Expr | None]) -> None:
+        g = self.g
+        first = self.sums[group[0]]
+        axis, full = first.axis, self.shapes[group[0]]
+        needed = self.lowering.limits(first.result)
+        limits: Limits = {d if d < axis else d + 1: n for d, n in needed.items()}
+        m_block, n_block = _block(full, axis, len(group), len(first.sources) == 2)
+        updates = [self.updates[t] for t in group]
+        fixed = self.registers.inits
+
+        def emit(block: Block) -> None:
             count = len(block.rows)
-            chunks = full[axis] // terms[group[0]].step
+            chunks = full[axis] // updates[0].step
             sets = max(1, min(16 // (count * len(group)), chunks, 4))
-            start = [(terms[t].type, terms[t].neutral(g)) for t in group for _ in range(sets * count)]
+            size = sets * count
+            start = [(u.type, u.neutral(g)) for u in updates for _ in range(size)]
 
             def iteration(iv: str, args: Values) -> Values:
-                with s.scope():
-                    values = args[len(registers.inits) :]
-                    exprs = enter(iv, args[: len(registers.inits)])
-                    accs = [_again(lowering, exprs[t], axis, terms[t]) for t in group]
-                    names = valid(g, exprs[group[0]], axis) or ()
-                    pairs = [Term(exprs[t], a) for t, a in zip(group, accs, strict=True)]
-                    if all((valid(g, exprs[t], axis) or ()) == names for t in group):
-                        values = sweep_axis(g, pairs, axis, block, names, values, sets)
-                    else:
-                        size = sets * count
-                        parts = []
-                        for k, term in enumerate(pairs):
-                            own = valid(g, term.expr, axis) or ()
-                            parts += sweep_axis(
-                                g, [term], axis, block, own, values[k * size : (k + 1) * size], sets
-                            )
-                        values = parts
-                    return registers.next(args[: len(registers.inits)]) + values
+                with self.s.scope():
+                    exprs = self.enter(iv, args[: len(fixed)])
+                    terms = [Term(exprs[t], self._update(exprs[t], t)) for t in group]
+                    values = self._sweep(terms, axis, block, args[len(fixed) :], sets)
+                    return self.registers.next(args[: len(fixed)]) + values
 
-            outs = g.e.loop(lo, hi, step, registers.inits + start, iteration, kind, True, predicate)
-            values = outs[len(registers.inits) :]
+            lo, hi, step = self.bounds
+            outs = g.e.loop(lo, hi, step, fixed + start, iteration, self.kind, True, self.predicate)
+            values = outs[len(fixed) :]
             for k, t in enumerate(group):
-                part = values[k * sets * count : (k + 1) * sets * count]
-                vector = fold(g, terms[t], part, sets, count)
+                vector = fold(g, updates[k], values[k * size : (k + 1) * size], sets, count)
                 store_block(g, _ADD, vector, block, axis, results[t], inits[t])
 
         row_blocks(g, full, axis, limits, m_block, n_block, emit, spread=True)
-    if registers.inits:
-        finals = _finals(lowering, op, registers, enter, lo, hi, step, kind, predicate)
-    registers.bind(finals, final=True)
-    for item, result in zip(sums, results, strict=True):
-        lowering.put(item.carried.result, result)
-    return True
 
+    def _update(self, expr: Expr, t: int) -> Accumulate:
+        made = accumulate(self.g, _ADD, expr, self.sums[t].axis, self.s.uses, self.s.keep)
+        planned = self.updates[t]
+        assert (made.width, made.step, made.pairs) == (planned.width, planned.step, planned.pairs)
+        return made
 
-def _finals(lowering, op, registers, enter, lo, hi, step, kind, predicate) -> Values:  # type: ignore[no-untyped-def]
-    """Final values of the scalars: the loop once more without its sums, if anybody asks."""
-    if not any(lowering.uses.get(c.result, 0) for c in registers.carried):
-        return [v for _, v in registers.inits]
+    def _sweep(self, terms: list[Term], axis: int, block: Block, values: Values, sets: int) -> Values:
+        """One iteration for a block: together where all terms have the same bound along ``axis``."""
+        g = self.g
+        bounds = [valid(g, t.expr, axis) or () for t in terms]
+        if all(b == bounds[0] for b in bounds):
+            return sweep_axis(g, terms, axis, block, bounds[0], values, sets)
+        size = sets * len(block.rows)
+        out: Values = []
+        for k, (term, names) in enumerate(zip(terms, bounds, strict=True)):
+            out += sweep_axis(g, [term], axis, block, names, values[k * size : (k + 1) * size], sets)
+        return out
 
-    def iteration(iv: str, args: Values) -> Values:
-        with lowering.s.scope():
-            enter(iv, args)
-            return registers.next(args)  # type: ignore[no-any-return]
+    def _finals(self) -> Values:
+        """Final values of the scalars: the loop once more without its sums, if anybody asks."""
+        if not any(self.lowering.uses.get(c.result, 0) for c in self.registers.carried):
+            return [v for _, v in self.registers.inits]
 
-    return lowering.g.e.loop(lo, hi, step, registers.inits, iteration, kind, True, predicate)
+        def iteration(iv: str, args: Values) -> Values:
+            with self.s.scope():
+                self.enter(iv, args)
+                return self.registers.next(args)
 
+        lo, hi, step = self.bounds
+        inits = self.registers.inits
+        return self.g.e.loop(lo, hi, step, inits, iteration, self.kind, True, self.predicate)
 
-def _again(lowering: Lowering, expr: Expr, axis: int, like: Accumulate) -> Accumulate:
-    made = accumulate(lowering.g, _ADD, expr, axis, lowering.s.uses, lowering.s.keep)
-    assert (made.width, made.step, made.pairs) == (like.width, like.step, like.pairs)
-    return made
-
-
-def _dry_run(lowering: Lowering, sums: list[Sum], enter, types: list[str]):  # type: ignore[no-untyped-def]
-    """Lower the body once into the void to learn the shapes and updates; None if the form does not fit."""
-    g, s = lowering.g, lowering.s
-    g.e.open("void", True)
-    try:
-        with s.scope():
-            iv = g.e.define(g.e.fresh())
-            exprs = enter(iv, [g.e.define(g.e.fresh()) for _ in types])
-            terms, shapes = [], []
-            for item, expr in zip(sums, exprs, strict=True):
-                axis = item.axis
-                if item.operation.name == "tt.dot":
-                    if expr.element != "float" or not all(direct(o, 2) for o in expr.operands if o.element == "float"):
-                        if not _dot_direct(expr):
-                            return None
-                elif vector_dim(g, expr.shape, [expr]) != axis:
-                    return None
-                if s.prepare_needed(expr):
-                    return None
-                names = valid(g, expr, axis) or ()
-                row = tuple(Ix(None, 0) for _ in expr.shape)
-                if outside(g, expr, _ADD, axis, names, row) is not None:
-                    return None
-                terms.append(accumulate(g, _ADD, expr, axis, s.uses, s.keep))
-                shapes.append(expr.shape)
-            return terms, shapes
-    finally:
-        g.e.close()
-
-
-def _dot_direct(expr: Expr) -> bool:
-    from headrace.codegen.cpu.vector.accumulate import as_bf16
-    from headrace.codegen.cpu.vector.elementwise import Elementwise
-
-    for operand in expr.operands:
-        inner = as_bf16(operand)
-        source: Expr = operand if inner is None else inner
-        core = source.resolved()
-        while core.operands and not direct(core, max(core.varies, default=0)) and isinstance(core, Elementwise):
-            core = core.operands[0].resolved()
-        if not direct(source, 2):
-            return False
-    return True
+    def _groups(self) -> list[list[int]]:
+        """Accumulators that can share loops, at most eight together."""
+        groups: list[list[int]] = []
+        for k, item in enumerate(self.sums):
+            for group in groups:
+                first = group[0]
+                alike = (self.shapes[first], self.sums[first].axis, self.updates[first].step) == (
+                    self.shapes[k],
+                    item.axis,
+                    self.updates[k].step,
+                )
+                if alike and len(self.sums[first].sources) == len(item.sources) and len(group) < 8:
+                    group.append(k)
+                    break
+            else:
+                groups.append([k])
+        return groups
 
 
 def _block(full: tuple[int, ...], axis: int, terms: int, is_dot: bool) -> tuple[int, int]:
     """Rows and columns of results per block, at most sixteen accumulators altogether.
 
-    The columns are rows of the weights. They are spread over the tile: short neighbouring rows would make several
-    interleaved streams in one page, which hardware prefetchers do not follow (measured: half the read bandwidth).
+    The columns are rows of the weights. They are spread over the tile: short neighbouring rows would make
+    several interleaved streams in one page, which hardware prefetchers do not follow (measured: half the
+    read bandwidth).
     """
     others = [n for d, n in enumerate(full) if d != axis]
     budget = max(1, 16 // terms)
@@ -243,20 +286,3 @@ def _block(full: tuple[int, ...], axis: int, terms: int, is_dot: bool) -> tuple[
     if is_dot and others[0] > 1:
         return (4, max(1, min(budget // 4, others[-1])))
     return (1, max(1, min(streams, budget)))
-
-
-def _groups(sums: list[Sum], shapes: list[tuple[int, ...]], terms: list[Accumulate]) -> list[list[int]]:
-    """Accumulators that can share loops, at most eight together."""
-    groups: list[list[int]] = []
-    for k, item in enumerate(sums):
-        for group in groups:
-            first = group[0]
-            alike = shapes[first] == shapes[k] and sums[first].axis == item.axis
-            alike = alike and sums[first].operation.name == item.operation.name
-            if alike and terms[first].step == terms[k].step and len(group) < 8:
-                group.append(k)
-                break
-        else:
-            groups.append([k])
-    return groups
-

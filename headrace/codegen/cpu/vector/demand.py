@@ -1,8 +1,11 @@
 """Which part of each tensor is ever needed.
 
-A store under the mask ``rows < m`` needs only those rows of its value; element-wise operations, broadcasts, reductions
-over other dimensions and dot products pass the bound on to their operands. Tiles padded to 16 rows for ``tl.dot`` are
-thereby computed only as far as they are stored. The analysis runs backwards over the TTIR before any code is written.
+A store under the mask ``rows < m`` needs only those rows of its value; element-wise operations,
+broadcasts, reductions
+over other dimensions and dot products pass the bound on to their operands. Tiles padded to 16 rows for
+``tl.dot`` are
+thereby computed only as far as they are stored. The analysis runs backwards over the TTIR before any
+code is written.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from headrace.codegen.cpu.vector.elementwise import NAMES
 ALL = "all"
 Bound = tuple[Value, int] | str | None
 Bounds = list[Bound]
-_STRUCTURAL = frozenset({"tt.splat", "tt.broadcast", "tt.expand_dims", "tt.make_range", "arith.constant", "tt.trans"})
+_STRUCTURAL = frozenset(
+    {"tt.splat", "tt.broadcast", "tt.expand_dims", "tt.make_range", "arith.constant", "tt.trans"}
+)
 
 
 class Demand:
@@ -23,6 +28,7 @@ class Demand:
     def __init__(self, function: Function) -> None:
         self.definitions: dict[Value, Op] = {}
         self._keys: dict[Value, str] = {}
+        self._texts: dict[str, int] = {}
         self._canonical: dict[tuple[str, int], tuple[Value, int]] = {}
         self._needs: dict[Value, Bounds] = {}
         self._changed = True
@@ -43,7 +49,7 @@ class Demand:
         known = self._needs.setdefault(value, [None] * len(shape_of(value.type)))
         for d, new in enumerate(bounds):
             old = known[d]
-            if new is None or old == ALL or old == new:
+            if new is None or old in (ALL, new):
                 continue
             known[d] = new if old is None else ALL
             self._changed = True
@@ -181,7 +187,7 @@ class Demand:
             else:
                 inner = ",".join(self.key(o) for o in op.operands)
                 text = f"{op.name}({inner}){sorted(op.attrs.items(), key=str)}{value.type}"
-            self._keys[value] = text if len(text) < 200 else f"#{hash(text)}:{len(text)}"
+            self._keys[value] = f"#{self._texts.setdefault(text, len(self._texts))}"
         return self._keys[value]
 
 

@@ -1,6 +1,7 @@
 """Order of memory effects: a lazy load never moves past a store or an atomic operation.
 
-Before an operation that writes memory, every live value that still depends on a load is put into a tile of its own.
+Before an operation that writes memory, every live value that still depends on a load is put into a tile
+of its own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ _WRITES = frozenset({"tt.store", "tt.atomic_rmw", "tt.atomic_cas"})
 
 def writes(op: Op) -> bool:
     """True if the operation, or one inside it, writes global memory."""
-    return op.name in _WRITES or any(inner.name in _WRITES for region in op.regions for inner in ttir.walk(region))
+    return op.name in _WRITES or any(
+        inner.name in _WRITES for region in op.regions for inner in ttir.walk(region)
+    )
 
 
 def used_from(block: Block, position: int, inner_only: bool = False) -> set[Value]:
@@ -66,7 +69,12 @@ def same(a: Expr, b: Expr) -> bool:
     a, b = a.resolved(), b.resolved()
     if a is b:
         return True
-    if type(a) is not type(b) or a.shape != b.shape or a.element != b.element or len(a.operands) != len(b.operands):
+    if (
+        type(a) is not type(b)
+        or a.shape != b.shape
+        or a.element != b.element
+        or len(a.operands) != len(b.operands)
+    ):
         return False
     if isinstance(a, Scalar | Uniform) and isinstance(b, Scalar | Uniform):
         return a.name == b.name
@@ -102,7 +110,8 @@ def _same_offsets(a: Expr, b: Expr) -> bool:
 
 
 def may_overlap_shifted(pointers: Expr, load: Load) -> bool:
-    """Whether a store through ``pointers`` could overwrite, element by element, what ``load`` has yet to read.
+    """Whether a store through ``pointers`` could overwrite, element by element, what ``load`` has yet to
+    read.
 
     The same addresses are harmless: an element is read before it is written.
     """

@@ -21,22 +21,24 @@ _MINMAX = {"arith.maxnumf": ("ogt", True), "arith.minnumf": ("olt", True), "arit
            "arith.minimumf": ("olt", False)}  # fmt: skip
 _DIVIDE = {"arith.divsi", "arith.remsi", "arith.divui", "arith.remui", "arith.ceildivsi", "arith.floordivsi"}
 _CASTS = {"arith.extsi": "sext", "arith.extui": "zext", "arith.trunci": "trunc", "arith.sitofp": "sitofp",
-          "arith.uitofp": "uitofp", "arith.fptosi": "fptosi", "arith.fptoui": "fptoui", "arith.index_cast": "sext",
-          "tt.int_to_ptr": "inttoptr", "tt.ptr_to_int": "ptrtoint"}  # fmt: skip
+          "arith.uitofp": "uitofp", "arith.fptosi": "fptosi", "arith.fptoui": "fptoui",
+          "arith.index_cast": "sext", "tt.int_to_ptr": "inttoptr", "tt.ptr_to_int": "ptrtoint"}  # fmt: skip
 _FLOAT_CASTS = {"arith.extf", "arith.truncf", "tt.fp_to_fp"}
-_OTHER = {"arith.negf", "arith.cmpi", "arith.cmpf", "arith.select", "tt.bitcast", "arith.bitcast", "tt.addptr",
-          "tt.clampf", "arith.remf", "tt.mulhiui"}  # fmt: skip
+_OTHER = {"arith.negf", "arith.cmpi", "arith.cmpf", "arith.select", "tt.bitcast", "arith.bitcast",
+"tt.addptr", "tt.clampf", "arith.remf", "tt.mulhiui"}  # fmt: skip
 
 NAMES = frozenset({*_INT, *_SHIFT, *_FLOAT, *_MINMAX_INT, *_MINMAX, *_DIVIDE, *_CASTS, *_FLOAT_CASTS, *_OTHER,
                    *vmath.NAMES})  # fmt: skip
 
 # Relative cost of evaluating a node again; what costs more than a few loads is worth a buffer.
 COSTS = {"arith.divf": 8, "tt.precise_divf": 8, "arith.divsi": 20, "arith.remsi": 20, "arith.divui": 20,
-         "arith.remui": 20, "arith.truncf": 3, **{n: 16 for n in vmath.NAMES}, "math.fma": 1, "math.absf": 1}  # fmt: skip
+         "arith.remui": 20, "arith.truncf": 3, **dict.fromkeys(vmath.NAMES, 16), "math.fma": 1,
+         "math.absf": 1}  # fmt: skip
 
 
 class Elementwise(Expr):
-    """``op`` applied to operands of one shape. ``attrs`` are the TTIR attributes; ``pointee`` is for addptr."""
+    """``op`` applied to operands of one shape. ``attrs`` are the TTIR attributes; ``pointee`` is for
+    addptr."""
 
     def __init__(
         self,
@@ -124,7 +126,8 @@ def _double_to_odd(g: Context, value: str, width: int) -> str:
 
 
 def minmax(g: Context, op: str, a: str, b: str, element: str, width: int) -> str:
-    """maxnum/minnum (a NaN loses) and maximum/minimum (a NaN wins) with compares, which need no fix-up calls."""
+    """maxnum/minnum (a NaN loses) and maximum/minimum (a NaN wins) with compares, which need no fix-up
+    calls."""
     predicate, number = _MINMAX[op]
     vt, bt = vector_type(element, width), vector_type("i1", width)
     # With a NaN on the right of the compare the machine min/max returns its second operand.
@@ -198,7 +201,9 @@ def apply(
         if attrs.get("rounding") not in (None, "rtne", 0, 1):
             raise VectorDeclined("a float cast with a rounding mode is not vectorised")
         return cast_float(g, args[0], width, source, element)
-    if source in ("bfloat", "half") and (op in _FLOAT or op in _MINMAX or op in vmath.NAMES or op == "arith.negf"):
+    if source in ("bfloat", "half") and (
+        op in _FLOAT or op in _MINMAX or op in vmath.NAMES or op == "arith.negf"
+    ):
         if op == "arith.negf":
             it = vector_type("i16", width)
             sign = g.splat("i16", "-32768", width)
@@ -222,9 +227,7 @@ def apply(
         "arith.negf": lambda: g.e.pure(f"fneg {vt} {args[0]}", args),
         "arith.cmpi": lambda: _compare(g, "icmp", str(attrs["predicate"]), st, args),
         "arith.cmpf": lambda: _compare(g, "fcmp", str(attrs["predicate"]), st, args),
-        "arith.select": lambda: g.select(
-            bt if width else "i1", args[0], vt, args[1], args[2]
-        ),
+        "arith.select": lambda: g.select(bt if width else "i1", args[0], vt, args[1], args[2]),
         "tt.bitcast": lambda: g.bitcast(st, args[0], vt),
         "arith.bitcast": lambda: g.bitcast(st, args[0], vt),
     }
@@ -236,7 +239,9 @@ def apply(
         over = g.e.pure(f"icmp ugt {vt} {args[1]}, {limit}", (args[1],))
         amount = g.select(bt, over, vt, limit, args[1])
         shifted = g.op(_SHIFT[op], vt, args[0], amount)
-        return shifted if op == "arith.shrsi" else g.select(bt, over, vt, g.splat(element, "0", width), shifted)
+        return (
+            shifted if op == "arith.shrsi" else g.select(bt, over, vt, g.splat(element, "0", width), shifted)
+        )
     if op in _MINMAX_INT:
         suffix = f"v{width}{element}" if width else element
         return g.call(f"llvm.{_MINMAX_INT[op]}.{suffix}", vt, (vt, args[0]), (vt, args[1]))
@@ -279,7 +284,7 @@ def _cast(g: Context, op: str, value: str, source: str, element: str, width: int
         fs, is_ = {"float": "f32", "double": "f64"}[source], element
         suffix = f"v{width}{is_}.v{width}{fs}" if width else f"{is_}.{fs}"
         return g.call(f"llvm.{name}.sat.{suffix}", vt, (st, value))
-    if not value.startswith("%") and width == 0 and name in ("sext", "zext") and source != "i1" and source not in FLOATS:
-        if name == "sext" or not value.startswith("-"):
-            return const(element, int(value))
+    whole = width == 0 and not value.startswith("%") and source != "i1" and source not in FLOATS
+    if whole and (name == "sext" or (name == "zext" and not value.startswith("-"))):
+        return const(element, int(value))
     return g.cast(name, st, value, vt)

@@ -1,9 +1,10 @@
 """Writer of LLVM IR text with hoisting and value numbering built in.
 
-Code is written into a stack of frames, one per open loop or branch. A pure instruction goes to the outermost frame in
+Code is written into a stack of frames, one per open loop or branch. A pure instruction goes to the
+outermost frame in
 which all its operands exist (so loop-invariant code never enters the loop) and is shared there with equal
-instructions. A memory read goes no further out than the innermost frame marked as a barrier. This makes the text good
-enough to be compiled without LLVM's own IR passes.
+instructions. A memory read goes no further out than the innermost frame marked as a barrier. This makes
+the text good enough to be compiled without LLVM's own IR passes.
 """
 
 from __future__ import annotations
@@ -115,7 +116,8 @@ class Emitter:
         self.declarations.setdefault(name, text)
 
     def alloca(self, element: str, count: int, size: int) -> str:
-        """Stack array of ``count`` elements of ``size`` bytes, 64-byte aligned, made once at function entry."""
+        """Stack array of ``count`` elements of ``size`` bytes, 64-byte aligned, made once at function
+        entry."""
         name = self.fresh()
         self.allocas.append(f"  {name} = alloca [{count} x {element}], align 64")
         self.alloca_bytes += count * size
@@ -143,7 +145,8 @@ class Emitter:
         barrier: bool = False,
         predicate: str = "slt",
     ) -> Values:
-        """``for (iv = lo; iv < hi; iv += step)`` carrying ``inits`` (type, value); returns the final carried values."""
+        """``for (iv = lo; iv < hi; iv += step)`` carrying ``inits`` (type, value); returns the final
+        carried values."""
         parent = self.top
         head, inside, done = self.label(), self.label(), self.label()
         before = parent.label
@@ -179,7 +182,8 @@ class Emitter:
         before: Callable[[Values], tuple[str, Values]],
         after: Callable[[Values], Values],
     ) -> Values:
-        """``while``: ``before`` gives the condition and what it forwards, ``after`` the next carried values."""
+        """``while``: ``before`` gives the condition and what it forwards, ``after`` the next carried
+        values."""
         parent = self.top
         head, inside, done = self.label(), self.label(), self.label()
         entry = parent.label

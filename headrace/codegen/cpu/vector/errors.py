@@ -6,4 +6,5 @@ from headrace.errors import HeadraceError
 
 
 class VectorDeclined(HeadraceError):
-    """The vectorising code generator does not handle this kernel; the message says which construct and why."""
+    """The vectorising code generator does not handle this kernel; the message says which construct and
+    why."""

@@ -1,12 +1,14 @@
 """Lazy tensor expressions.
 
-An :class:`Expr` is a tensor (or a scalar, shape ``()``) that has not been computed. ``eval(g, index, dim, width)``
-writes the code for ``width`` consecutive elements along ``dim`` starting at ``index`` (``width`` 0: one element) and
-returns the SSA name. Tiles are never held in registers as a whole: loops over an expression ask for one vector at a
-time, and equal requests are answered with the same name.
+An :class:`Expr` is a tensor (or a scalar, shape ``()``) that has not been computed. ``eval(g, index,
+dim, width)``
+writes the code for ``width`` consecutive elements along ``dim`` starting at ``index`` (``width`` 0: one
+element) and
+returns the SSA name. Tiles are never held in registers as a whole: loops over an expression ask for one
+vector at a time, and equal requests are answered with the same name.
 
-``out`` asks for the value of an expression *outside* the valid range of dimension ``out``: every load whose mask
-bounds that dimension answers with its ``other`` value. See :mod:`.masks`.
+``out`` asks for the value of an expression *outside* the valid range of dimension ``out``: every load
+whose mask bounds that dimension answers with its ``other`` value. See :mod:`.masks`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ _NUMBERS = itertools.count()
 class Expr:
     """Base of all lazy values."""
 
-    def __init__(self, shape: Shape, element: str, varies: frozenset[int], operands: Sequence[Expr] = ()) -> None:
+    def __init__(
+        self, shape: Shape, element: str, varies: frozenset[int], operands: Sequence[Expr] = ()
+    ) -> None:
         self.shape = shape
         self.element = element
         self.varies = varies
@@ -70,7 +74,8 @@ class Expr:
         raise AssertionError(type(self).__name__)
 
     def down(self, position: int, dim: int) -> int:
-        """Dimension ``dim`` of this expression as a dimension of operand ``position``; NONE if it has none."""
+        """Dimension ``dim`` of this expression as a dimension of operand ``position``; NONE if it has
+        none."""
         return dim
 
     def scalar(self, g: Context) -> str:
@@ -173,7 +178,8 @@ class Transpose(Expr):
 
 
 class Buffer(Expr):
-    """A tile in memory of our own. Beyond ``limits`` its content is undefined and ``source`` is asked instead.
+    """A tile in memory of our own. Beyond ``limits`` its content is undefined and ``source`` is asked
+    instead.
 
     ``limits`` maps a dimension to the SSA names of the bounds up to which it was filled.
     """
@@ -219,7 +225,9 @@ class Buffer(Expr):
                 if width and d == dim:
                     small = g.cast("trunc", "i64", left, "i32") if left.startswith("%") else left
                     vt = vector_type("i32", width)
-                    cond = g.e.pure(f"icmp sgt {vt} {g.splat('i32', small, width)}, {g.iota('i32', width)}", (small,))
+                    cond = g.e.pure(
+                        f"icmp sgt {vt} {g.splat('i32', small, width)}, {g.iota('i32', width)}", (small,)
+                    )
                     ct = vector_type("i1", width)
                 else:
                     cond, ct = g.cmp("sgt", left, "0"), "i1"
@@ -243,12 +251,23 @@ class Buffer(Expr):
         for lane in range(width):
             at = (*index[:dim], index[dim].plus(lane), *index[dim + 1 :])
             one = g.load(self.element, 0, self.address(g, at))
-            value = g.e.pure(f"insertelement {vt} {value}, {text(self.element)} {one}, i64 {lane}", (value, one))
+            value = g.e.pure(
+                f"insertelement {vt} {value}, {text(self.element)} {one}, i64 {lane}", (value, one)
+            )
         return value
 
     def view(self, shape: Shape) -> Buffer:
         """The same memory under another shape of the same size (row-major buffers only)."""
         return Buffer(self.pointer, shape, self.element)
+
+
+class Summed(Expr):
+    """A tile that stands for its sum over ``axis``: only that reduction may use it, and gets ``total``."""
+
+    def __init__(self, total: Expr, shape: Shape, axis: int) -> None:
+        super().__init__(shape, total.element, frozenset(range(len(shape))), (total,))
+        self.total = total
+        self.axis = axis
 
 
 def packed(shape: Shape, fast: int | None = None) -> tuple[int, ...]:

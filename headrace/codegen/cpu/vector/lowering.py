@@ -6,16 +6,26 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from headrace.codegen.cpu import ttir
-from headrace.codegen.cpu.ttir import Block, Function, Op, PointerType, Value, element_of, shape_of
+from headrace.codegen.cpu.ttir import Block, Function, Op, Value, element_of, shape_of
 from headrace.codegen.cpu.vector import dot, effects, masks
 from headrace.codegen.cpu.vector.affine import root_name
 from headrace.codegen.cpu.vector.combine import combine_of
-from headrace.codegen.cpu.vector.context import Context, Ix, Machine, const, element_type, text
+from headrace.codegen.cpu.vector.context import Context, Ix, Machine, const, element_type, pointee_of, text
 from headrace.codegen.cpu.vector.demand import Demand, order_of
 from headrace.codegen.cpu.vector.elementwise import NAMES, Elementwise
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.errors import VectorDeclined
-from headrace.codegen.cpu.vector.expr import Broadcast, Buffer, ExpandDims, Expr, Range, Scalar, Transpose, Uniform
+from headrace.codegen.cpu.vector.expr import (
+    Broadcast,
+    Buffer,
+    ExpandDims,
+    Expr,
+    Range,
+    Scalar,
+    Summed,
+    Transpose,
+    Uniform,
+)
 from headrace.codegen.cpu.vector.masks import Limits
 from headrace.codegen.cpu.vector.memory import Load, Pointers, store
 from headrace.codegen.cpu.vector.reduce import reduce_tile
@@ -26,8 +36,8 @@ if TYPE_CHECKING:
     from headrace.codegen.cpu.ttir import Module
 
 _IGNORED = frozenset({"llvm.intr.assume", "gpu.barrier", "ttg.barrier", "ttg.local_barrier", "tt.return"})
-_PURE = frozenset({"arith.constant", "tt.make_range", "tt.splat", "tt.broadcast", "tt.expand_dims", "arith.select",
-                   "tt.trans", "tt.unsplat"}) | NAMES  # fmt: skip
+_PURE = frozenset({"arith.constant", "tt.make_range", "tt.splat", "tt.broadcast", "tt.expand_dims",
+"arith.select", "tt.trans", "tt.unsplat"}) | NAMES  # fmt: skip
 
 
 class Lowering:
@@ -44,9 +54,11 @@ class Lowering:
         self.env: dict[Value, Expr] = {}
         self.uses: dict[Value, int] = {}
         self.destinations: dict[Value, Buffer] = {}
+        self._users: dict[Value, Op] = {}
         for op in ttir.walk(function):
             for operand in op.operands:
                 self.uses[operand] = self.uses.get(operand, 0) + 1
+                self._users[operand] = op
 
     def run(self) -> str:
         """The whole function as LLVM IR text."""
@@ -63,6 +75,10 @@ class Lowering:
 
     def get(self, value: Value) -> Expr:
         return self.env[value]
+
+    def sole_user(self, value: Value) -> Op | None:
+        """The operation that uses ``value``, if there is exactly one use."""
+        return self._users.get(value) if self.uses.get(value, 0) == 1 else None
 
     def scalar(self, value: Value) -> str:
         """SSA name of a scalar."""
@@ -106,7 +122,8 @@ class Lowering:
     # operations
 
     def block(self, block: Block, skip: frozenset[int] = frozenset()) -> list[Value]:
-        """Lower a block; returns the terminator's operands. Operations whose id is in ``skip`` are left out."""
+        """Lower a block; returns the terminator's operands. Operations whose id is in ``skip`` are left
+        out."""
         for position, op in enumerate(block.ops):
             if op.name in ("scf.yield", "scf.condition"):
                 return op.operands
@@ -227,7 +244,8 @@ class Lowering:
     def store(self, op: Op) -> None:
         g = self.g
         pointer, value, mask = (op.segment(k) for k in range(3))
-        assert pointer is not None and value is not None
+        assert pointer is not None
+        assert value is not None
         target = Pointers(g, self.get(pointer), pointee_of(pointer))
         expr = self.get(value)
         box = masks.analyse(g, self.get(mask) if mask is not None else None)
@@ -235,11 +253,11 @@ class Lowering:
             store(g, target, box, expr.scalar(g), expr.element, (), -1, 0)
             return
         aliased = [load for load in effects.loads(expr) if effects.may_overlap_shifted(target.expr, load)]
-        if any(root_name(load.pointers.expr) in ("", root_name(target.expr)) for load in aliased):
+        if any(root_name(load.pointers.expr) in ("", root_name(target.expr)) for load in aliased) or (
+            aliased and len(expr.shape) > 1 and any(isinstance(e, Transpose) for e in _nodes(expr))
+        ):
             self.s.materialise(expr)
-        elif aliased and len(expr.shape) > 1 and any(isinstance(e, Transpose) for e in _nodes(expr)):
-            self.s.materialise(expr)
-        made = self.s.tee([e for e in self.s.prepare(expr)])
+        made = self.s.tee(self.s.prepare(expr))
         for load in effects.loads(self.get(pointer)):
             self.s.materialise(load)
         dim = vector_dim(g, expr.shape, [expr], target)
@@ -256,7 +274,7 @@ class Lowering:
                     store(g, target, box, name, expr.element, here, dim, width)
                 return []
 
-            lanes(g, expr.shape[dim], width, box.limits.get(dim, ()), (), body, 4)
+            lanes(g, expr.shape[dim], width, box.limits.get(dim, ()), (), body, self.s.unroll(expr))
 
         rows(g, expr.shape, others, box.limits, row)
         self.s.untee(made, box.limits)
@@ -266,6 +284,9 @@ class Lowering:
             raise VectorDeclined("tt.reduce of several tensors is not vectorised")
         source = self.get(op.operands[0])
         axis = op.int_attr("axis")
+        if isinstance(source, Summed) and source.axis == axis:
+            self.put(op.result, source.total)
+            return
         element = source.element
         if element in ("half", "bfloat"):
             combine = combine_of(op, "float")
@@ -280,7 +301,9 @@ class Lowering:
 
     def dot(self, op: Op) -> None:
         a, b, c = (self.get(o) for o in op.operands[:3])
-        self.put(op.result, dot.lower(self.s, a, b, c, self.limits(op.result), self.destinations.get(op.result)))
+        self.put(
+            op.result, dot.lower(self.s, a, b, c, self.limits(op.result), self.destinations.get(op.result))
+        )
 
 
 def _size(shape: tuple[int, ...]) -> int:
@@ -297,13 +320,6 @@ def _nodes(expr: Expr) -> list[Expr]:
         if len(found) > 500:
             break
     return found
-
-
-def pointee_of(value: Value) -> str:
-    """LLVM type of what a pointer (tensor) points at."""
-    element = element_of(value.type)
-    assert isinstance(element, PointerType)
-    return "i8" if str(element.pointee) == "i1" else element_type(element.pointee)
 
 
 def _control(name: str) -> Callable[[Lowering, Op], None]:

@@ -1,8 +1,9 @@
 """Masks as upper bounds of dimensions.
 
-``offs < n`` with ``offs`` of stride one along a dimension means "that dimension is valid up to n - offs[0]". A mask is
-split into such bounds and a rest that is evaluated element by element. Loops stop at the bounds and tell the context
-so (facts); a load or store then tests only what no loop has established.
+``offs < n`` with ``offs`` of stride one along a dimension means "that dimension is valid up to n -
+offs[0]". A mask is
+split into such bounds and a rest that is evaluated element by element. Loops stop at the bounds and tell
+the context so (facts); a load or store then tests only what no loop has established.
 """
 
 from __future__ import annotations
@@ -110,7 +111,8 @@ def _wide(g: Context, value: str, element: str) -> str:
 
 
 def condition(g: Context, box: Box, index: Index, dim: int, width: int) -> tuple[str, str]:
-    """What is left to test at ``index``: (scalar condition, vector condition), each "true" when nothing is."""
+    """What is left to test at ``index``: (scalar condition, vector condition), each "true" when nothing
+    is."""
     scalar, vector = "true", "true"
     vt = vector_type("i1", width)
 

@@ -1,7 +1,8 @@
-"""Vector exp, exp2, log, log2, tanh, erf, rsqrt and the like in f32, accurate to one or two units in the last place.
+"""Vector exp, exp2, log, log2, tanh, erf, rsqrt and the like in f32, accurate to one or two units in the
+last place.
 
-Range reductions and polynomials follow Cephes (exp, log, tanh) and N. Juffa's erff. f64 and the rare functions go to
-LLVM's intrinsics, which call libm lane by lane.
+Range reductions and polynomials follow Cephes (exp, log, tanh) and N. Juffa's erff. f64 and the rare
+functions go to LLVM's intrinsics, which call libm lane by lane.
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ import math
 from headrace.codegen.cpu.vector.context import Context, const, vector_type
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 
-_INTRINSICS = {"math.sqrt": "sqrt", "tt.precise_sqrt": "sqrt", "math.absf": "fabs", "math.floor": "floor",
-               "math.ceil": "ceil", "math.fma": "fma", "math.sin": "sin", "math.cos": "cos", "math.trunc": "trunc",
-               "math.round": "round", "math.roundeven": "roundeven", "math.exp": "exp", "math.exp2": "exp2",
-               "math.log": "log", "math.log2": "log2", "math.copysign": "copysign", "math.powf": "pow"}  # fmt: skip
+_INTRINSICS = {
+    **{
+        f"math.{name}": name for name in ("floor", "ceil", "fma", "sin", "cos", "trunc", "round", "roundeven")
+    },
+    **{f"math.{name}": name for name in ("sqrt", "exp", "exp2", "log", "log2", "copysign")},
+    "math.absf": "fabs",
+    "math.powf": "pow",
+    "tt.precise_sqrt": "sqrt",
+}
 NAMES = frozenset({*_INTRINSICS, "math.rsqrt", "math.tanh", "math.erf", "math.absi"})
 
 
@@ -57,7 +63,9 @@ class _F32:
         return value
 
     def unary(self, name: str, x: str) -> str:
-        return self.g.call(f"llvm.{name}.v{self.width}f32" if self.width else f"llvm.{name}.f32", self.t, (self.t, x))
+        return self.g.call(
+            f"llvm.{name}.v{self.width}f32" if self.width else f"llvm.{name}.f32", self.t, (self.t, x)
+        )
 
     def less(self, a: str, b: str) -> str:
         return self.g.e.pure(f"fcmp olt {self.t} {a}, {b}", (a, b))
@@ -131,8 +139,8 @@ def exp2(f: _F32, x: str) -> str:
     return _scale(f, p, n)
 
 
-_LOG = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1, -1.6668057665e-1,
-        2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1)  # fmt: skip
+_LOG = (7.0376836292e-2, -1.1514610310e-1, 1.1676998740e-1, -1.2420140846e-1, 1.4249322787e-1,
+-1.6668057665e-1, 2.0000714765e-1, -2.4999993993e-1, 3.3333331174e-1)  # fmt: skip
 
 
 def log(f: _F32, x: str, base2: bool = False) -> str:
@@ -199,7 +207,9 @@ def apply(g: Context, op: str, args: list[str], element: str, width: int) -> str
         return g.call(f"llvm.smax.{suffix}", vt, (vt, args[0]), (vt, negative))
     if element == "float":
         f = _F32(g, width)
-        exact = {"math.exp": exp, "math.exp2": exp2, "math.log": log, "math.tanh": tanh, "math.erf": erf}.get(op)
+        exact = {"math.exp": exp, "math.exp2": exp2, "math.log": log, "math.tanh": tanh, "math.erf": erf}.get(
+            op
+        )
         if exact is not None:
             return exact(f, args[0])
         if op == "math.log2":

@@ -50,7 +50,9 @@ class Pointers:
 class Load(Expr):
     """``tt.load``: elements where the mask holds, ``other`` (zero when absent) elsewhere."""
 
-    def __init__(self, g: Context, pointers: Expr, element: str, mask: Expr | None, other: Expr | None) -> None:
+    def __init__(
+        self, g: Context, pointers: Expr, element: str, mask: Expr | None, other: Expr | None
+    ) -> None:
         parts = [e for e in (pointers, mask, other) if e is not None]
         varies: frozenset[int] = frozenset().union(*(p.varies for p in parts))
         super().__init__(pointers.shape, element, varies, parts)
@@ -94,7 +96,15 @@ class Load(Expr):
         return value
 
     def _read(
-        self, g: Context, index: Index, dim: int, width: int, scalar: str, vector: str, element: str, zero: str
+        self,
+        g: Context,
+        index: Index,
+        dim: int,
+        width: int,
+        scalar: str,
+        vector: str,
+        element: str,
+        zero: str,
     ) -> str:
         """The loaded value with zeros where a condition fails."""
         vt = vector_type(element, width)
@@ -145,7 +155,14 @@ def addresses(g: Context, pointers: Pointers, index: Index, dim: int, width: int
 
 
 def store(
-    g: Context, pointers: Pointers, box: masks.Box, value: str, element: str, index: Index, dim: int, width: int
+    g: Context,
+    pointers: Pointers,
+    box: masks.Box,
+    value: str,
+    element: str,
+    index: Index,
+    dim: int,
+    width: int,
 ) -> None:
     """Store ``width`` elements along ``dim`` where the mask holds."""
     scalar, vector = masks.condition(g, box, index, dim, width)

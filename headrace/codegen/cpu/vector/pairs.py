@@ -1,7 +1,7 @@
 """bf16 products two at a time: ``vdpbf16ps`` multiplies pairs along k and adds them to one f32 lane.
 
-With vectors along n the right operand is needed as P[k / 2, n], each 32-bit element holding b[k, n] and b[k + 1, n]; the
-left one as a[m, k / 2], read as 32-bit broadcasts.
+With vectors along n the right operand is needed as P[k / 2, n], each 32-bit element holding b[k, n] and
+b[k + 1, n]; the left one as a[m, k / 2], read as 32-bit broadcasts.
 """
 
 from __future__ import annotations

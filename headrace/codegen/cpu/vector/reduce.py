@@ -19,8 +19,8 @@ from headrace.codegen.cpu.vector.context import Context, Ix, vector_type
 from headrace.codegen.cpu.vector.elementwise import Elementwise
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Shape
-from headrace.codegen.cpu.vector.pairs import PairProduct
 from headrace.codegen.cpu.vector.masks import Limits
+from headrace.codegen.cpu.vector.pairs import PairProduct
 from headrace.codegen.cpu.vector.schedule import Scheduler, lanes, numel, rows, upper, valid, vector_dim
 
 
@@ -49,9 +49,12 @@ def reduce_tile(s: Scheduler, expr: Expr, axis: int, combine: Combine, demanded:
 def _whole(s: Scheduler, expr: Expr, combine: Combine, names: tuple[str, ...]) -> str:
     g = s.g
     acc = accumulate(g, combine, expr, 0, s.uses, s.keep)
-    sets = max(1, min(8, expr.shape[0] // acc.step))
+    heavy = s.cost(expr) >= 8
+    sets = max(1, min(4 if heavy else 8, expr.shape[0] // acc.step))
     row = (Ix(None, 0),)
-    values = sweep_axis(g, [Term(expr, acc)], 0, Block((row,), 1, 1), names, [acc.neutral(g)] * sets, sets)
+    values = sweep_axis(
+        g, [Term(expr, acc)], 0, Block((row,), 1, 1), names, [acc.neutral(g)] * sets, sets, heavy
+    )
     vector = fold(g, acc, values, sets, 1)
     result = g.e.pure(f"extractelement <1 x {combine.element}> {vector}, i64 0", (vector,))
     extra = outside(g, expr, combine, 0, names, row)
@@ -75,12 +78,15 @@ def along(
     acc = accumulate(g, combine, expr, axis, s.uses, s.keep)
     if init is not None and is_zero(init, g):
         init = None
+    heavy = s.cost(expr) >= 8
+    if heavy:
+        n_block = min(n_block, 4)
 
     def emit(block: Block) -> None:
         count = len(block.rows)
-        sets = max(1, min(16 // count, expr.shape[axis] // acc.step, 4))
+        sets = max(1, min((4 if heavy else 16) // count, expr.shape[axis] // acc.step, 4))
         start = [acc.neutral(g)] * (sets * count)
-        values = sweep_axis(g, [Term(expr, acc)], axis, block, names, start, sets)
+        values = sweep_axis(g, [Term(expr, acc)], axis, block, names, start, sets, heavy)
         vector = fold(g, acc, values, sets, count)
         width = 1
         while width < count:
@@ -123,7 +129,12 @@ def across(
     others = [d for d in range(len(expr.shape)) if d not in (axis, dim)]
     top = expr.resolved()
     product: tuple[Expr, ...] = ()
-    if combine.op == "arith.addf" and e == "float" and isinstance(top, Elementwise) and top.op == "arith.mulf":
+    if (
+        combine.op == "arith.addf"
+        and e == "float"
+        and isinstance(top, Elementwise)
+        and top.op == "arith.mulf"
+    ):
         product = top.operands if s.uses.get(top.uid, 1) == 1 else ()
     if init is not None and is_zero(init, g):
         init = None
@@ -196,8 +207,12 @@ def across(
     inner = others[-1]
     order = [*others[:-1], inner]
     assert len(order) == 1, "row blocks across vectors are for matrices"
-    row_blocks(g, (flat[inner], 1), 1, {0: only[inner]} if inner in only else {}, 1, m_block,
-               lambda b: emit(Block(tuple(_at(len(flat), inner, r[0]) for r in b.rows), b.m, b.n)))  # fmt: skip
+    bound: Limits = {0: only[inner]} if inner in only else {}
+
+    def place_rows(b: Block) -> None:
+        emit(Block(tuple(_at(len(flat), inner, row[0]) for row in b.rows), b.m, b.n))
+
+    row_blocks(g, (flat[inner], 1), 1, bound, 1, m_block, place_rows)
 
 
 def _at(rank: int, dim: int, ix: Ix) -> tuple[Ix, ...]:

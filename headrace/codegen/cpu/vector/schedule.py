@@ -8,7 +8,16 @@ from contextlib import contextmanager
 from headrace.codegen.cpu.vector.context import ZERO, Context, Index, Ix
 from headrace.codegen.cpu.vector.elementwise import COSTS, Elementwise
 from headrace.codegen.cpu.vector.emit import Values
-from headrace.codegen.cpu.vector.expr import NONE, Broadcast, Buffer, ExpandDims, Expr, Shape, Transpose, packed
+from headrace.codegen.cpu.vector.expr import (
+    NONE,
+    Broadcast,
+    Buffer,
+    ExpandDims,
+    Expr,
+    Shape,
+    Transpose,
+    packed,
+)
 from headrace.codegen.cpu.vector.masks import Limits
 from headrace.codegen.cpu.vector.memory import Load, Pointers
 from headrace.codegen.cpu.vector.select import Select
@@ -34,15 +43,17 @@ def lanes(
     body: LaneBody,
     unroll: int,
 ) -> Values:
-    """Run ``body(indices, carried, tail)`` over [0, min(names)) in steps of ``width``, several indices at a time.
+    """Run ``body(indices, carried, tail)`` over [0, min(names)) in steps of ``width``, several indices
+    at a time.
 
-    Within full vectors the bounds are known facts; the last, partial vector is a call of its own with ``tail`` true.
+    Within full vectors the bounds are known facts; the last, partial vector is a call of its own with
+    ``tail`` true.
     """
     tag = g.tag()
     facts = [(name, tag) for name in names]
     chunks = size // width
     unroll = min(unroll, chunks)
-    if not names and chunks <= max(unroll, 8):
+    if not names and chunks <= (8 if unroll > 2 else 2 * unroll):
         values = [v for _, v in inits]
         for first in range(0, chunks, unroll):
             values = body([Ix(None, (first + u) * width, tag) for u in range(unroll)], values, False)
@@ -58,15 +69,11 @@ def lanes(
 
         return g.e.loop(lo, end, str(count * width), list(zip(types, carried, strict=True)), inner)
 
-    start = "0"
-    if unroll > 1:
-        start = g.floor_to(hi, width * unroll)
-        if start != "0":
-            values = run("0", start, unroll, values)
-    if not names:
-        return values
+    start = g.floor_to(hi, width * unroll)
+    if start != "0":
+        values = run("0", start, unroll, values)
     last = g.floor_to(hi, width)
-    if unroll == 1 or start != last:
+    if start != last:
         values = run(start, last, 1, values)
     more = g.cmp("slt", last, hi)
     if more == "false":
@@ -81,8 +88,11 @@ def lanes(
     return g.e.branch(more, types, partial, lambda: values)
 
 
-def rows(g: Context, shape: Shape, dims: Sequence[int], limits: Limits, body: Callable[[list[Ix]], None]) -> None:
-    """Loop over the dimensions ``dims``, the first outermost; ``body`` gets an index with the others left at zero."""
+def rows(
+    g: Context, shape: Shape, dims: Sequence[int], limits: Limits, body: Callable[[list[Ix]], None]
+) -> None:
+    """Loop over the dimensions ``dims``, the first outermost; ``body`` gets an index with the others
+    left at zero."""
     index = [ZERO] * len(shape)
 
     def step(k: int) -> None:
@@ -109,7 +119,8 @@ def rows(g: Context, shape: Shape, dims: Sequence[int], limits: Limits, body: Ca
 
 
 def leaves(expr: Expr) -> list[Expr]:
-    """Loads and buffers under an expression, each once, with the dimensions they vary in mapped to the top."""
+    """Loads and buffers under an expression, each once, with the dimensions they vary in mapped to the
+    top."""
     found: list[Expr] = []
     seen: set[int] = set()
 
@@ -158,7 +169,8 @@ def vector_dim(g: Context, shape: Shape, exprs: Sequence[Expr], target: Pointers
 
 
 def valid(g: Context, expr: Expr, dim: int) -> tuple[str, ...] | None:
-    """Bounds beyond which ``expr`` no longer varies along ``dim`` (``eval(..., out=dim)`` gives its value there).
+    """Bounds beyond which ``expr`` no longer varies along ``dim`` (``eval(..., out=dim)`` gives its
+    value there).
 
     ``()`` if it does not vary at all, None if there is no such bound.
     """
@@ -235,6 +247,11 @@ class Scheduler:
         own = COSTS.get(expr.op, 0) if isinstance(expr, Elementwise) else 0
         return own + sum(self.cost(o) for o in expr.operands)
 
+    def unroll(self, expr: Expr) -> int:
+        """How many vectors of an expression to compute side by side: long computations fill the pipes
+        alone."""
+        return 4 if self.cost(expr) < 8 else 2
+
     def _shared(self, top: Expr) -> tuple[list[Expr], list[Expr]]:
         """(to be put in memory first, to be stored by the loop over ``top`` itself)."""
         first: list[Expr] = []
@@ -251,9 +268,9 @@ class Scheduler:
                 if heavy and not direct:
                     first.append(e)
                     return
-                if heavy and e is not top and self.uses.get(e.uid, 1) > 1 and e.shape == top.shape:
-                    fused.append(e)
-                elif heavy and e is top and self.uses.get(e.uid, 1) > 1:
+                if (heavy and e is not top and self.uses.get(e.uid, 1) > 1 and e.shape == top.shape) or (
+                    heavy and e is top and self.uses.get(e.uid, 1) > 1
+                ):
                     fused.append(e)
             for k, o in enumerate(e.operands):
                 stretched = isinstance(e, Broadcast) and o.shape != e.shape
@@ -270,7 +287,8 @@ class Scheduler:
         return bool(self._shared(top)[0])
 
     def prepare(self, top: Expr, fuse: bool = True) -> list[Expr]:
-        """Materialise what a loop over ``top`` would compute too often; returns what it should store on its way."""
+        """Materialise what a loop over ``top`` would compute too often; returns what it should store on
+        its way."""
         first, fused = self._shared(top)
         for e in first:
             self.materialise(e)
@@ -295,14 +313,17 @@ class Scheduler:
             tee = e.forward
             assert isinstance(tee, Tee)
             # Bounds are those of the loop that filled it; the source knows the value beyond them.
-            filled = Buffer(buffer.pointer, buffer.shape, buffer.element, buffer.strides, limits, tee.operands[0])
+            filled = Buffer(
+                buffer.pointer, buffer.shape, buffer.element, buffer.strides, limits, tee.operands[0]
+            )
             self._forward(e, filled)
             self.keep.append(tee)
 
     def materialise(self, expr: Expr, into: Buffer | None = None, fast: int | None = None) -> Buffer:
         """Compute a tile into memory, up to what is needed of it; later uses read it from there.
 
-        ``fast`` is the dimension to make contiguous; without it, the one along which ``expr`` is best computed.
+        ``fast`` is the dimension to make contiguous; without it, the one along which ``expr`` is best
+        computed.
         """
         g = self.g
         expr = expr.resolved()
@@ -313,7 +334,9 @@ class Scheduler:
         stored = "i8" if element == "i1" else element
         if into is None:
             inner = vector_dim(g, expr.shape, [expr]) if fast is None else fast
-            buffer = Buffer(g.alloca(stored, numel(expr.shape)), expr.shape, stored, packed(expr.shape, inner))
+            buffer = Buffer(
+                g.alloca(stored, numel(expr.shape)), expr.shape, stored, packed(expr.shape, inner)
+            )
         else:
             buffer = into
         limits: Limits = dict(self.demand.get(expr.uid, {}))
@@ -333,7 +356,9 @@ class Scheduler:
             source = expr.twin()
             self.keep.append(source)
             kept = {d: n for d, n in limits.items() if d not in demanded} if sourced else {}
-            buffer = Buffer(buffer.pointer, buffer.shape, stored, buffer.strides, kept, source if kept else None)
+            buffer = Buffer(
+                buffer.pointer, buffer.shape, stored, buffer.strides, kept, source if kept else None
+            )
             result = buffer
             if element == "i1":
                 if kept:
@@ -360,7 +385,7 @@ class Scheduler:
                     buffer.put(g, tuple(index), dim, width, value)
                 return []
 
-            lanes(g, expr.shape[dim], width, limits.get(dim, ()), (), body, 4)
+            lanes(g, expr.shape[dim], width, limits.get(dim, ()), (), body, self.unroll(expr))
 
         rows(g, expr.shape, others, limits, row)
 

@@ -1,4 +1,5 @@
-"""``arith.select``: where its condition is a bound on a dimension, it is decided by loops rather than by lanes."""
+"""``arith.select``: where its condition is a bound on a dimension, it is decided by loops rather than by
+lanes."""
 
 from __future__ import annotations
 
@@ -28,11 +29,15 @@ class Select(Expr):
         vt = vector_type(self.element, width)
         if not condition.shape:
             value = condition.eval(g, (), NONE, 0)
-            return g.select("i1", value, vt, yes.eval(g, index, dim, width, out), no.eval(g, index, dim, width, out))
+            return g.select(
+                "i1", value, vt, yes.eval(g, index, dim, width, out), no.eval(g, index, dim, width, out)
+            )
         if out != NONE and any(out in r.varies for r in self.box(g).rest):
             cond = condition.eval(g, index, dim, width, out)
             ct = vector_type("i1", width)
-            return g.select(ct, cond, vt, yes.eval(g, index, dim, width, out), no.eval(g, index, dim, width, out))
+            return g.select(
+                ct, cond, vt, yes.eval(g, index, dim, width, out), no.eval(g, index, dim, width, out)
+            )
         scalar, vector = masks.condition(g, self.box(g), index, dim, width)
         if scalar == "false":
             return no.eval(g, index, dim, width, out)

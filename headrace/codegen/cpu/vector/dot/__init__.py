@@ -1,8 +1,9 @@
 """``tt.dot``: the micro-kernel is chosen by element types, layouts and what the processor has.
 
-* both operands contiguous along k, few rows: sums along k in vectors, reduced across lanes at the end (``along``);
-* otherwise vectors along n, accumulators for a block of rows (``across``): f32 multiply-add, or bf16 in pairs. A right
-  operand that is contiguous along k is transposed into a tile first.
+* both operands contiguous along k, few rows: sums along k in vectors, reduced across lanes at the end
+(``along``);
+* otherwise vectors along n, accumulators for a block of rows (``across``): f32 multiply-add, or bf16 in
+pairs. A right operand that is contiguous along k is transposed into a tile first.
 """
 
 from __future__ import annotations
@@ -11,11 +12,11 @@ from headrace.codegen.cpu.vector.accumulate import direct
 from headrace.codegen.cpu.vector.combine import Combine
 from headrace.codegen.cpu.vector.context import is_const_int
 from headrace.codegen.cpu.vector.dot.pack import transposed
-from headrace.codegen.cpu.vector.pairs import PairProduct, Pairs, as_words
 from headrace.codegen.cpu.vector.elementwise import Elementwise
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 from headrace.codegen.cpu.vector.expr import Broadcast, Buffer, ExpandDims, Expr, Transpose
 from headrace.codegen.cpu.vector.masks import Limits
+from headrace.codegen.cpu.vector.pairs import PairProduct, Pairs, as_words
 from headrace.codegen.cpu.vector.reduce import across, along
 from headrace.codegen.cpu.vector.schedule import Scheduler, numel, upper, valid
 
@@ -95,6 +96,10 @@ def lower(s: Scheduler, a: Expr, b: Expr, c: Expr, limits: Limits, into: Buffer 
     p = PairProduct(as_words(left), right)
     s.keep += [left, right, p]
     hi = upper(g, names, k)
-    halves = str((int(hi) + 1) // 2) if is_const_int(hi) else g.e.pure(f"lshr i64 {g.add(hi, '1')}, 1", (g.add(hi, "1"),))
+    halves = (
+        str((int(hi) + 1) // 2)
+        if is_const_int(hi)
+        else g.e.pure(f"lshr i64 {g.add(hi, '1')}, 1", (g.add(hi, "1"),))
+    )
     across(s, p, 2, 1, _ADD, (), limits, buffer, c, m_block, halves)
     return buffer

@@ -1,4 +1,5 @@
-"""Packing of a matrix that is contiguous along k into one that is contiguous along n: 16 x 16 transposes in registers."""
+"""Packing of a matrix that is contiguous along k into one that is contiguous along n: 16 x 16 transposes
+in registers."""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ def transposed(s: Scheduler, source: Expr, columns: str) -> Buffer:
             vectors = []
             for r in range(w):
                 value = source.eval(g, (Ix(iv, r), Ix(kv, 0)), 1, w * per)
-                vectors.append(g.bitcast(f"<{w * per} x {text(source.element)}>", value, f"<{w} x {element}>"))
+                vectors.append(
+                    g.bitcast(f"<{w * per} x {text(source.element)}>", value, f"<{w} x {element}>")
+                )
             start = kv if per == 1 else g.e.pure(f"lshr i64 {kv}, 1", (kv,))
             for r, vector in enumerate(_transpose(s, vectors, element, w)):
                 tile.put(g, (Ix(start, r), Ix(iv, 0)), 1, w, vector)
