@@ -227,15 +227,15 @@ class PrefillChoices:
         single = DType.F32 in (spec.q, spec.k, spec.v)
         if not _gpu(device):
             return (
-                Knob("block_i", nearest(values_i, min(64, next_power_of_two(sizes[1]))), values_i),
+                Knob("block_i", nearest(values_i, min(32, next_power_of_two(sizes[1]))), values_i),
                 Knob("block_j", 64, values_j),
             )
         # Chosen by what the builds of `targets.py` need: the largest tiles whose registers do not spill.
         warps, stages = 4, 1 if single or device.backend is Backend.ROCM else 2
         if single:
-            block_i, block_j, warps = (32, 32, 4) if head <= 64 else (32, 16, 8)
+            block_i, block_j, warps = (32, 32, 4) if head <= 64 else ((32 if head <= 128 else 16), 16, 8)
         elif head <= 64:
-            block_i, block_j = 64, 64
+            block_i, block_j = 64, 32
         elif head <= 128:
             block_i, block_j, warps = (64, 32, 4) if device.backend is Backend.ROCM else (128, 32, 8)
         else:
@@ -266,7 +266,10 @@ class DecodeChoices:
         splits = tuple(range(1, 9)) if not _gpu(device) else (1, 2, 4, 8, 16, 32, 64)
         fill = min(cdiv(max(device.units, 1), programs), max(1, j // (256 if _gpu(device) else 1024)))
         single = DType.F32 in (spec.q, spec.k, spec.v)
-        block_j = 64 if max(spec.d_k, spec.d_v) <= 128 and not (single and _gpu(device)) else 32
+        head = max(spec.d_k, spec.d_v)
+        block_j = 64 if head <= 128 and not (single and _gpu(device)) else 32
+        if head > 128 and single and _gpu(device):
+            block_j = 16
         return (Knob("block_r", block_r, values_r), Knob("block_j", block_j, powers(16, 256)),
                 Knob("splits", nearest(splits, fill), splits),
                 *_launch_knobs(device, 8 if single else 4, 1 if single or device.backend is Backend.ROCM

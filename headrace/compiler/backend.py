@@ -95,8 +95,7 @@ def _second_try(
     rewriting: Rewriting,
     error: Exception,
 ) -> Callable[..., Any]:
-    """What to do when Inductor failed with our pass: without a compiler interpret, else try without the pass.
-    """
+    """When Inductor failed with our pass: interpret where there is no compiler, else go without the pass."""
     if upstream.is_control_flow(error):
         raise error
     if upstream.lacks_cpp_compiler(error):

@@ -104,7 +104,7 @@ def _needed(ir: Graph, old: dict[str, fx.Node]) -> list[str]:
     found: set[str] = set()
     seen: set[tuple[fx.Node, bool]] = set()
     # (node, whether the old node itself is read): what a new value is built from is read as it was.
-    queue = [(node, False) for node in old.values() if node.op == "output" or node.is_impure()]
+    queue = [(node, False) for node in old.values() if node.op == "output" or _has_effect(node)]
     while queue:
         node, as_it_was = queue.pop()
         if (node, as_it_was) in seen:
@@ -182,5 +182,10 @@ def _erase_dead(graph: fx.Graph, roots: list[fx.Node]) -> None:
                 candidates.add(above)
                 queue.append(above)
     for node in reversed(list(graph.nodes)):
-        if node in candidates and not node.users and not node.is_impure():
+        if node in candidates and not node.users and not _has_effect(node):
             graph.erase_node(node)
+
+
+def _has_effect(node: fx.Node) -> bool:
+    """Whether a node matters beyond its value. SDPA does not, though its dropout could draw numbers."""
+    return bool(node.is_impure(impure_random=False))

@@ -50,8 +50,7 @@ def _lowering() -> Any:
     fallback = upstream.fetch("torch._inductor.lowering", "fallback_handler")
 
     class Call(base):  # type: ignore[misc]
-        """One call of a bound kernel. Its results are what the fake values promise; the runtime checks that.
-        """
+        """One call of a bound kernel. The runtime checks that results are what the fake values promise."""
 
         def __init__(self, layout: Any, inputs: list[Any], kind: str, text: str) -> None:
             super().__init__(layout, inputs, python_kernel_name=_name(text))

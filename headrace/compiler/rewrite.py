@@ -114,8 +114,7 @@ def inductor_pass(rewriting: Rewriting, identity: str) -> Any:
 
 
 def has_backward(graph: fx.Graph) -> bool:
-    """Whether a graph is the joint graph of a training step, by the names that AOTAutograd gives its inputs.
-    """
+    """Whether a graph is a training step's joint graph, by the names that AOTAutograd gives its inputs."""
     return any(
         node.op == "placeholder" and node.name.startswith(("tangents_", "primals_")) for node in graph.nodes
     )

@@ -15,7 +15,7 @@ from headrace.compiler.cli.output import Output, seconds
 from headrace.demo import show
 from headrace.errors import HeadraceError
 
-QUESTION = "Explain how a water wheel turns the flow of a river into useful work."
+QUESTION = "Tell me a short story about a river and an old mill."
 EPILOGUE = "Run it again: everything above is remembered, and nothing is measured twice."
 
 

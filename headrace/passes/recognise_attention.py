@@ -10,6 +10,7 @@ import sympy
 
 from headrace.errors import Unreadable
 from headrace.ir import index as maps
+from headrace.ir.dtype import DType
 from headrace.ir.expr import Call, Expr, Ref, call, refs, substitute, walk
 from headrace.ir.graph import Graph, Node
 from headrace.ir.index import Index, Shape
@@ -211,7 +212,7 @@ class _Outline:
             if loose == strict or sees_first_key(mask):
                 break
         # What the spec says of the dot product is float32: casts between have gone, the scale is one factor.
-        score = rounded(tidy(_factors(substitute(score, table)), dtypes))
+        score = rounded(tidy(_conditions(_factors(substitute(score, table)), dtypes), dtypes))
         d_k = typed(self.graph[q.name]).shape[-1]
         if not d_k.is_Integer:
             raise Unreadable(f"the head dimension {d_k} must be a known number")
@@ -312,4 +313,14 @@ def _factors(expr: Expr) -> Expr:
     divisor = number(args[1]) if expr.fn == "div" else None
     if divisor:
         return call("mul", args[0], 1.0 / divisor)
+    return Call(expr.fn, args)
+
+
+def _conditions(expr: Expr, dtypes: Mapping[str, DType]) -> Expr:
+    """The expression with every condition of a `where` as a predicate in normal form."""
+    if not isinstance(expr, Call):
+        return expr
+    args = tuple(_conditions(arg, dtypes) for arg in expr.args)
+    if expr.fn == "where":
+        args = (normalize(args[0], dtypes), *args[1:])
     return Call(expr.fn, args)

@@ -38,10 +38,9 @@ def test_wrapped_causes_are_all_found() -> None:
     inner = torch._inductor.exc.InvalidCxxCompiler("g++")
     outer = RuntimeError("outer")
     outer.inner_exception = inner  # type: ignore[attr-defined]
-    try:
-        raise ValueError("later") from outer
-    except ValueError as error:
-        assert upstream.lacks_cpp_compiler(error)
+    last = ValueError("later")
+    last.__cause__ = outer
+    assert upstream.lacks_cpp_compiler(last)
     assert not upstream.lacks_cpp_compiler(RuntimeError("something else"))
 
 

@@ -49,6 +49,40 @@ def test_branches_yield_tiles_and_may_store(n: int, flag: int):
         torch.testing.assert_close(x, inner, rtol=1e-6, atol=0)
 
 
+@pytest.mark.parametrize(("na", "nb", "kk"), [(24, 16, 40), (16, 24, 40), (5, 30, 64), (32, 3, 7)])
+def test_branches_with_loops_that_start_from_one_constant(na: int, nb: int, kk: int):
+    torch.manual_seed(na)
+    x, a, b = torch.randn(3, kk), torch.randn(na, kk), torch.randn(nb, kk)
+    y, z = torch.empty(3, na), torch.empty(3, nb)
+    tiles = -(-na // 16)
+    run(k.two_jobs, [tiles + -(-nb // 16), 3], x, a, b, y, z, kk, na, nb, SPLIT=tiles, BN=16, BK=16)
+    for w, found in ((a, y), (b, z)):
+        exact = torch.zeros(3, w.shape[0], dtype=torch.float64)
+        for k0 in range(0, kk, 16):
+            exact = exact * 0.5 + x[:, k0 : k0 + 16].double() @ w[:, k0 : k0 + 16].double().T
+        assert worst(found, exact) < 2e-6
+
+
+@pytest.mark.parametrize(("few", "many"), [(3, 50), (16, 17), (0, 64), (40, 40), (33, 64)])
+def test_one_value_stored_up_to_two_bounds(few: int, many: int):
+    x, y, z = torch.randn(64), torch.zeros(64), torch.zeros(64)
+    run(k.two_bounds, [1], x, y, z, few, many, BLOCK=64)
+    exact = torch.exp(x.double())
+    assert worst(y, torch.where(torch.arange(64) < few, exact, 0.0)) < 1e-6
+    assert worst(z, torch.where(torch.arange(64) < many, exact, 0.0)) < 1e-6
+
+
+@pytest.mark.parametrize("n", [1, 20, 64])
+def test_value_beyond_a_mask_is_fixed_before_memory_changes(n: int):
+    m, x, y = torch.randn(4), torch.randn(4, n), torch.empty(4)
+    full = torch.zeros(4, 64, dtype=torch.float64)
+    full[:, :n] = x
+    exact = torch.exp(full - m.double()[:, None])
+    run(k.outside_depends_on_memory, [1], m, x, y, n, BM=4, BN=64)
+    assert worst(m, exact.amax(1)) < 1e-6
+    assert worst(y, exact.sum(1)) < 1e-6
+
+
 def test_while_over_scalars():
     x = torch.tensor([1, 2, 3, 7, 27], dtype=torch.int32)
     y = torch.empty_like(x)

@@ -523,3 +523,51 @@ def wide_offsets(x_ptr, y_ptr, far, BLOCK: tl.constexpr):
     at = far.to(tl.int64) * 65536 + i
     back = at - far.to(tl.int64) * 65536
     tl.store(y_ptr + back, tl.load(x_ptr + back) + 1.0, mask=at >= 0)
+
+
+@triton.jit
+def two_jobs(
+    x_ptr, a_ptr, b_ptr, y_ptr, z_ptr, K, NA, NB, SPLIT: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
+):
+    """Each branch has a loop that starts from the same constant, with bounds of its own."""
+    tile = tl.program_id(0)
+    row = tl.program_id(1)
+    if tile < SPLIT:
+        n = tile * BN + tl.arange(0, BN)
+        acc = tl.zeros([BN], tl.float32)
+        for k0 in range(0, K, BK):
+            k = k0 + tl.arange(0, BK)
+            keep = (n < NA)[:, None] & (k < K)[None, :]
+            w = tl.load(a_ptr + n[:, None] * K + k[None, :], mask=keep, other=0.0)
+            acc = acc * 0.5 + tl.sum(w * tl.load(x_ptr + row * K + k, mask=k < K, other=0.0)[None, :], 1)
+        tl.store(y_ptr + row * NA + n, acc, mask=n < NA)
+    else:
+        n = (tile - SPLIT) * BN + tl.arange(0, BN)
+        acc = tl.zeros([BN], tl.float32)
+        for k0 in range(0, K, BK):
+            k = k0 + tl.arange(0, BK)
+            keep = (n < NB)[:, None] & (k < K)[None, :]
+            w = tl.load(b_ptr + n[:, None] * K + k[None, :], mask=keep, other=0.0)
+            acc = acc * 0.5 + tl.sum(w * tl.load(x_ptr + row * K + k, mask=k < K, other=0.0)[None, :], 1)
+        tl.store(z_ptr + row * NB + n, acc, mask=n < NB)
+
+
+@triton.jit
+def two_bounds(x_ptr, y_ptr, z_ptr, few, many, BLOCK: tl.constexpr):
+    """One costly value, stored up to two different bounds, the smaller one first."""
+    i = tl.arange(0, BLOCK)
+    e = tl.exp(tl.load(x_ptr + i, mask=i < many, other=0.0))
+    tl.store(y_ptr + i, e, mask=i < few)
+    tl.store(z_ptr + i, e, mask=i < many)
+
+
+@triton.jit
+def outside_depends_on_memory(m_ptr, x_ptr, y_ptr, n, BM: tl.constexpr, BN: tl.constexpr):
+    """Beyond n the tile holds exp(0 - m) of an m that is overwritten before the tile is summed."""
+    r = tl.arange(0, BM)
+    c = tl.arange(0, BN)
+    m = tl.load(m_ptr + r)
+    x = tl.load(x_ptr + r[:, None] * n + c[None, :], mask=(c < n)[None, :], other=0.0)
+    e = tl.exp(x - m[:, None])
+    tl.store(m_ptr + r, tl.max(e, 1))
+    tl.store(y_ptr + r, tl.sum(e, 1))

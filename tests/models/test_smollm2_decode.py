@@ -36,7 +36,7 @@ def stepped() -> tuple[Decoder, list[str]]:
 
 
 def _watch(layer) -> tuple[Watched, Watched]:
-    """Put a layer's keys and values into watched memory, apart: inputs that share storage compile differently."""
+    """Put keys and values into watched memory, apart: shared storage would compile differently."""
     keys, values = (Watched(tuple(layer.keys.shape), layer.keys.dtype) for _ in range(2))
     layer.keys, layer.values = keys.tensor, values.tensor
     return keys, values

@@ -11,8 +11,8 @@ from headrace.codegen.cpu.vector.combine import Combine, horizontal
 from headrace.codegen.cpu.vector.context import Context, Ix, is_const_int, vector_type
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Shape
+from headrace.codegen.cpu.vector.loops import lanes, rows, upper
 from headrace.codegen.cpu.vector.masks import Limits
-from headrace.codegen.cpu.vector.schedule import lanes, rows, upper
 
 Row = list[Ix]
 

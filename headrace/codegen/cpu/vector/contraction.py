@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from headrace.codegen.cpu.ttir import Block as TtirBlock
 from headrace.codegen.cpu.ttir import Op, Value, element_of, shape_of
 from headrace.codegen.cpu.vector import dot, effects
+from headrace.codegen.cpu.vector.access import valid, vector_dim
 from headrace.codegen.cpu.vector.accumulate import Accumulate, accumulate, direct
 from headrace.codegen.cpu.vector.blocks import (
     Block,
@@ -31,7 +32,7 @@ from headrace.codegen.cpu.vector.errors import VectorDeclined
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Scalar, Summed
 from headrace.codegen.cpu.vector.masks import Limits
 from headrace.codegen.cpu.vector.registers import Carried, Registers
-from headrace.codegen.cpu.vector.schedule import numel, valid, vector_dim
+from headrace.codegen.cpu.vector.schedule import numel
 
 if TYPE_CHECKING:
     from headrace.codegen.cpu.vector.lowering import Lowering

@@ -49,8 +49,7 @@ def for_loop(lowering: Lowering, op: Op) -> None:
             Buffer(g.alloca(expr.element, numel(expr.shape)), expr.shape, expr.element) for _ in "ab"
         )
         pairs.append((first, second))
-        s.demand.setdefault(expr.uid, lowering.limits(c.arg))
-        s.materialise(expr, into=first)
+        s.materialise(expr, into=first, needed=lowering.limits(c.arg))
     inits = list(registers.inits)
     for first, second in pairs:
         inits += [("ptr", first.pointer), ("ptr", second.pointer)]
@@ -75,8 +74,7 @@ def for_loop(lowering: Lowering, op: Op) -> None:
                 expr = lowering.get(c.out).resolved()
                 if isinstance(expr, Buffer) and expr.pointer == after.pointer:
                     continue
-                s.demand.setdefault(expr.uid, lowering.limits(c.out))
-                s.materialise(expr, into=after)
+                s.materialise(expr, into=after, needed=lowering.limits(c.out))
             outs = registers.next(args[:count])
             for now, then in nexts:
                 outs += [then.pointer, now]

@@ -10,7 +10,16 @@ from headrace.codegen.cpu import ttir
 from headrace.codegen.cpu.ttir import Block, Op, Value
 from headrace.codegen.cpu.vector.affine import root_name
 from headrace.codegen.cpu.vector.elementwise import Elementwise
-from headrace.codegen.cpu.vector.expr import Broadcast, ExpandDims, Expr, Range, Scalar, Transpose, Uniform
+from headrace.codegen.cpu.vector.expr import (
+    Broadcast,
+    Buffer,
+    ExpandDims,
+    Expr,
+    Range,
+    Scalar,
+    Transpose,
+    Uniform,
+)
 from headrace.codegen.cpu.vector.memory import Load
 
 _WRITES = frozenset({"tt.store", "tt.atomic_rmw", "tt.atomic_cas"})
@@ -57,6 +66,8 @@ def loads(expr: Expr) -> list[Load]:
         seen.add(id(e))
         if isinstance(e, Load):
             found.append(e)
+        if isinstance(e, Buffer) and e.source is not None:
+            visit(e.source)
         for o in e.operands:
             visit(o)
 

@@ -181,7 +181,8 @@ class Buffer(Expr):
     """A tile in memory of our own. Beyond ``limits`` its content is undefined and ``source`` is asked
     instead.
 
-    ``limits`` maps a dimension to the SSA names of the bounds up to which it was filled.
+    ``limits`` maps a dimension to the SSA names of the bounds up to which it was filled; along the dimensions
+    in ``constant`` the source no longer varies beyond them.
     """
 
     def __init__(
@@ -192,12 +193,14 @@ class Buffer(Expr):
         strides: tuple[int, ...] | None = None,
         limits: dict[int, tuple[str, ...]] | None = None,
         source: Expr | None = None,
+        constant: frozenset[int] | None = None,
     ) -> None:
         super().__init__(shape, element, frozenset(d for d, n in enumerate(shape) if n > 1))
         self.pointer = pointer
         self.strides = strides if strides is not None else packed(shape)
         self.limits = limits or {}
         self.source = source
+        self.constant = frozenset(self.limits) if constant is None else constant
 
     def address(self, g: Context, index: Index) -> str:
         """Pointer to the element at ``index``."""
@@ -210,7 +213,7 @@ class Buffer(Expr):
         return g.gep(self.element, pointer, str(offset))
 
     def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
-        if out != NONE and out in self.limits and self.source is not None:
+        if out != NONE and out in self.constant and self.source is not None:
             return self.source.eval(g, index, dim, width, out)
         if width and self.strides[dim] != 1:
             value = self._strided(g, index, dim, width)
@@ -220,7 +223,7 @@ class Buffer(Expr):
             for limit in names:
                 if self.source is None or (limit, index[d].tag) in g.facts:
                     continue
-                outside = self.source.eval(g, index, dim, width, d)
+                outside = self.source.eval(g, index, dim, width, d if d in self.constant else NONE)
                 left = g.sub(limit, g.index(index[d]))
                 if width and d == dim:
                     small = g.cast("trunc", "i64", left, "i32") if left.startswith("%") else left

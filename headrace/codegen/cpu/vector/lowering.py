@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from headrace.codegen.cpu import ttir
 from headrace.codegen.cpu.ttir import Block, Function, Op, Value, element_of, shape_of
 from headrace.codegen.cpu.vector import dot, effects, masks
+from headrace.codegen.cpu.vector.access import vector_dim
 from headrace.codegen.cpu.vector.affine import root_name
 from headrace.codegen.cpu.vector.combine import combine_of
 from headrace.codegen.cpu.vector.context import Context, Ix, Machine, const, element_type, pointee_of, text
@@ -26,10 +27,11 @@ from headrace.codegen.cpu.vector.expr import (
     Transpose,
     Uniform,
 )
+from headrace.codegen.cpu.vector.loops import lanes, rows
 from headrace.codegen.cpu.vector.masks import Limits
 from headrace.codegen.cpu.vector.memory import Load, Pointers, store
 from headrace.codegen.cpu.vector.reduce import reduce_tile
-from headrace.codegen.cpu.vector.schedule import Scheduler, lanes, rows, vector_dim
+from headrace.codegen.cpu.vector.schedule import Scheduler
 from headrace.codegen.cpu.vector.select import Select
 
 if TYPE_CHECKING:
@@ -142,7 +144,7 @@ class Lowering:
         for value in later:
             expr = self.env.get(value)
             if expr is not None and expr.shape and effects.loads(expr):
-                self.s.materialise(expr)
+                self.s.materialise(expr, final=True)
 
     def op(self, op: Op) -> None:
         """Lower one operation."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from headrace.codegen.cpu.vector.access import valid, vector_dim
 from headrace.codegen.cpu.vector.accumulate import accumulate
 from headrace.codegen.cpu.vector.blocks import (
     Block,
@@ -19,9 +20,10 @@ from headrace.codegen.cpu.vector.context import Context, Ix, vector_type
 from headrace.codegen.cpu.vector.elementwise import Elementwise
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Shape
+from headrace.codegen.cpu.vector.loops import lanes, rows, upper
 from headrace.codegen.cpu.vector.masks import Limits
 from headrace.codegen.cpu.vector.pairs import PairProduct
-from headrace.codegen.cpu.vector.schedule import Scheduler, lanes, numel, rows, upper, valid, vector_dim
+from headrace.codegen.cpu.vector.schedule import Scheduler, numel
 
 
 def reduce_tile(s: Scheduler, expr: Expr, axis: int, combine: Combine, demanded: Limits) -> Expr | str:

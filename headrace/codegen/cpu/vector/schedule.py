@@ -1,11 +1,12 @@
-"""Loops over tiles, the choice of the vector dimension, and tiles put into memory."""
+"""Which shared sub-expressions become tiles in memory, and the loops that fill them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from headrace.codegen.cpu.vector.context import ZERO, Context, Index, Ix
+from headrace.codegen.cpu.vector.access import quiet_outside, valid, vector_dim
+from headrace.codegen.cpu.vector.context import Context, Index, Ix
 from headrace.codegen.cpu.vector.elementwise import COSTS, Elementwise
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import (
@@ -18,186 +19,9 @@ from headrace.codegen.cpu.vector.expr import (
     Transpose,
     packed,
 )
+from headrace.codegen.cpu.vector.loops import lanes, rows
 from headrace.codegen.cpu.vector.masks import Limits
-from headrace.codegen.cpu.vector.memory import Load, Pointers
-from headrace.codegen.cpu.vector.select import Select
-
-LaneBody = Callable[[list[Ix], Values, bool], Values]
-_STRIDED = 24
-
-
-def upper(g: Context, names: Sequence[str], size: int) -> str:
-    """The smallest of the bounds and the size."""
-    value = str(size)
-    for name in names:
-        value = g.smin(name, value)
-    return value
-
-
-def lanes(
-    g: Context,
-    size: int,
-    width: int,
-    names: Sequence[str],
-    inits: Sequence[tuple[str, str]],
-    body: LaneBody,
-    unroll: int,
-) -> Values:
-    """Run ``body(indices, carried, tail)`` over [0, min(names)) in steps of ``width``, several indices
-    at a time.
-
-    Within full vectors the bounds are known facts; the last, partial vector is a call of its own with
-    ``tail`` true.
-    """
-    tag = g.tag()
-    facts = [(name, tag) for name in names]
-    chunks = size // width
-    unroll = min(unroll, chunks)
-    if not names and chunks <= (8 if unroll > 2 else 2 * unroll):
-        values = [v for _, v in inits]
-        for first in range(0, chunks, unroll):
-            values = body([Ix(None, (first + u) * width, tag) for u in range(unroll)], values, False)
-        return values
-    hi = upper(g, names, size)
-    types = [t for t, _ in inits]
-    values = [v for _, v in inits]
-
-    def run(lo: str, end: str, count: int, carried: Values) -> Values:
-        def inner(iv: str, args: Values) -> Values:
-            with g.knowing(facts):
-                return body([Ix(iv, u * width, tag) for u in range(count)], args, False)
-
-        return g.e.loop(lo, end, str(count * width), list(zip(types, carried, strict=True)), inner)
-
-    start = g.floor_to(hi, width * unroll)
-    if start != "0":
-        values = run("0", start, unroll, values)
-    last = g.floor_to(hi, width)
-    if start != last:
-        values = run(start, last, 1, values)
-    more = g.cmp("slt", last, hi)
-    if more == "false":
-        return values
-    tail = Ix(last, 0, g.tag())
-
-    def partial() -> Values:
-        return body([tail], values, True)
-
-    if more == "true":
-        return partial()
-    return g.e.branch(more, types, partial, lambda: values)
-
-
-def rows(
-    g: Context, shape: Shape, dims: Sequence[int], limits: Limits, body: Callable[[list[Ix]], None]
-) -> None:
-    """Loop over the dimensions ``dims``, the first outermost; ``body`` gets an index with the others
-    left at zero."""
-    index = [ZERO] * len(shape)
-
-    def step(k: int) -> None:
-        if k == len(dims):
-            body(list(index))
-            return
-        d = dims[k]
-        names = limits.get(d, ())
-        tag = g.tag()
-        if shape[d] == 1 and not names:
-            index[d] = Ix(None, 0, tag)
-            step(k + 1)
-            return
-
-        def inner(iv: str, _: Values) -> Values:
-            index[d] = Ix(iv, 0, tag)
-            with g.knowing([(name, tag) for name in names]):
-                step(k + 1)
-            return []
-
-        g.e.loop("0", upper(g, names, shape[d]), "1", (), inner)
-
-    step(0)
-
-
-def leaves(expr: Expr) -> list[Expr]:
-    """Loads and buffers under an expression, each once, with the dimensions they vary in mapped to the
-    top."""
-    found: list[Expr] = []
-    seen: set[int] = set()
-
-    def visit(e: Expr) -> None:
-        e = e.resolved()
-        if e.uid in seen:
-            return
-        seen.add(e.uid)
-        if isinstance(e, Load | Buffer):
-            found.append(e)
-        for o in e.operands:
-            visit(o)
-
-    visit(expr)
-    return found
-
-
-def _access_cost(g: Context, expr: Expr, dim: int, seen: set[tuple[int, int]]) -> int:
-    expr = expr.resolved()
-    if dim == NONE or dim not in expr.varies:
-        return 0
-    if (expr.uid, dim) in seen:
-        return 0
-    seen.add((expr.uid, dim))
-    if isinstance(expr, Load):
-        return (0 if expr.pointers.contiguous(dim) else _STRIDED) + (
-            _access_cost(g, expr.mask, dim, seen) if expr.mask is not None else 0
-        )
-    if isinstance(expr, Buffer):
-        return 0 if expr.strides[dim] == 1 else _STRIDED
-    return sum(_access_cost(g, o, expr.down(k, dim), seen) for k, o in enumerate(expr.operands))
-
-
-def vector_dim(g: Context, shape: Shape, exprs: Sequence[Expr], target: Pointers | None = None) -> int:
-    """The dimension along which most accesses are contiguous; among equals the last with a full vector."""
-    best, best_cost = len(shape) - 1, 1 << 30
-    for d in reversed(range(len(shape))):
-        cost = 4 * g.machine.lanes // min(shape[d], g.machine.lanes)
-        for e in exprs:
-            cost += _access_cost(g, e, d, set())
-        if target is not None and not target.contiguous(d):
-            cost += 2 * _STRIDED
-        if cost < best_cost:
-            best, best_cost = d, cost
-    return best
-
-
-def valid(g: Context, expr: Expr, dim: int) -> tuple[str, ...] | None:
-    """Bounds beyond which ``expr`` no longer varies along ``dim`` (``eval(..., out=dim)`` gives its
-    value there).
-
-    ``()`` if it does not vary at all, None if there is no such bound.
-    """
-    expr = expr.resolved()
-    if dim == NONE or dim not in expr.varies:
-        return ()
-    if isinstance(expr, Load):
-        if expr.other is not None and dim in expr.other.varies:
-            return None
-        return expr.box(g).limits.get(dim)
-    if isinstance(expr, Buffer):
-        return expr.limits.get(dim) if expr.source is not None else None
-    if isinstance(expr, Select) and dim in expr.box(g).limits:
-        names = expr.box(g).limits[dim]
-        return names if dim not in expr.operands[2].varies else None
-    if not expr.operands:
-        return None
-    common: tuple[str, ...] = ()
-    for k, o in enumerate(expr.operands):
-        names = valid(g, o, expr.down(k, dim)) or ()
-        if not names and expr.down(k, dim) in o.resolved().varies:
-            return None
-        if names:
-            common = tuple(n for n in common if n in names) if common else names
-            if not common:
-                return None
-    return common or None
+from headrace.codegen.cpu.vector.memory import Load
 
 
 class Tee(Expr):
@@ -313,21 +137,32 @@ class Scheduler:
             tee = e.forward
             assert isinstance(tee, Tee)
             # Bounds are those of the loop that filled it; the source knows the value beyond them.
+            source = tee.operands[0]
+            same = {d: n for d, n in limits.items() if set(n) <= set(valid(self.g, source, d) or ())}
             filled = Buffer(
-                buffer.pointer, buffer.shape, buffer.element, buffer.strides, limits, tee.operands[0]
+                buffer.pointer, buffer.shape, buffer.element, buffer.strides, limits, source, frozenset(same)
             )
             self._forward(e, filled)
             self.keep.append(tee)
 
-    def materialise(self, expr: Expr, into: Buffer | None = None, fast: int | None = None) -> Buffer:
+    def materialise(
+        self,
+        expr: Expr,
+        into: Buffer | None = None,
+        fast: int | None = None,
+        needed: Limits | None = None,
+        final: bool = False,
+    ) -> Buffer:
         """Compute a tile into memory, up to what is needed of it; later uses read it from there.
 
         ``fast`` is the dimension to make contiguous; without it, the one along which ``expr`` is best
-        computed.
+        computed. ``needed`` replaces the bounds that the demand analysis gives for ``expr``. With ``final``
+        no later use may read global memory on behalf of ``expr``.
         """
         g = self.g
         expr = expr.resolved()
-        if isinstance(expr, Buffer) and into is None and (fast is None or expr.strides[fast] == 1):
+        ready = isinstance(expr, Buffer) and (expr.source is None or not final)
+        if isinstance(expr, Buffer) and ready and into is None and (fast is None or expr.strides[fast] == 1):
             return expr
         made = self.tee([e for e in self.prepare(expr) if e is not expr])
         element = expr.element
@@ -339,13 +174,13 @@ class Scheduler:
             )
         else:
             buffer = into
-        limits: Limits = dict(self.demand.get(expr.uid, {}))
+        limits: Limits = dict(self.demand.get(expr.uid, {}) if needed is None else needed)
         demanded = dict(limits)
         sourced = False
         for d in range(len(expr.shape)):
             if into is None and d not in limits:
                 names = valid(g, expr, d)
-                if names:
+                if names and (not final or quiet_outside(g, expr, d)):
                     limits[d] = names
                     sourced = True
         dim = vector_dim(g, expr.shape, [expr, buffer])

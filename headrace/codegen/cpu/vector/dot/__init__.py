@@ -8,6 +8,7 @@ pairs. A right operand that is contiguous along k is transposed into a tile firs
 
 from __future__ import annotations
 
+from headrace.codegen.cpu.vector.access import valid
 from headrace.codegen.cpu.vector.accumulate import direct
 from headrace.codegen.cpu.vector.combine import Combine
 from headrace.codegen.cpu.vector.context import is_const_int
@@ -15,10 +16,11 @@ from headrace.codegen.cpu.vector.dot.pack import transposed
 from headrace.codegen.cpu.vector.elementwise import Elementwise
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 from headrace.codegen.cpu.vector.expr import Broadcast, Buffer, ExpandDims, Expr, Transpose
+from headrace.codegen.cpu.vector.loops import upper
 from headrace.codegen.cpu.vector.masks import Limits
 from headrace.codegen.cpu.vector.pairs import PairProduct, Pairs, as_words
 from headrace.codegen.cpu.vector.reduce import across, along
-from headrace.codegen.cpu.vector.schedule import Scheduler, numel, upper, valid
+from headrace.codegen.cpu.vector.schedule import Scheduler, numel
 
 _ADD = Combine("arith.addf", "float")
 _FEW_ROWS = 8
