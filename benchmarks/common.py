@@ -82,12 +82,16 @@ def noise(timing: Timing) -> float:
 
 
 def rotated(
-    make: Callable[[], tuple[torch.Tensor, ...]], total: int = BEYOND_CACHES
+    make: Callable[[], tuple[torch.Tensor, ...]], total: int = BEYOND_CACHES, most: int = 1024
 ) -> list[tuple[torch.Tensor, ...]]:
-    """Copies of an operation's operands, enough that going round them never hits a cache."""
+    """Copies of an operation's operands, enough that going round them hits no cache.
+
+    Operands of a few KiB stay cached all the same: there are at most `most` copies.
+    """
     first = make()
     each = sum(tensor.nbytes for tensor in first)
-    return [first] + [make() for _ in range(max(1, total // max(each, 1)) - 1)]
+    copies = min(max(1, total // max(each, 1)), most)
+    return [first] + [tuple(tensor.clone() for tensor in first) for _ in range(copies - 1)]
 
 
 def cycling(kernel: Callable[..., object], operands: list[tuple[torch.Tensor, ...]]) -> Callable[[], object]:
