@@ -18,9 +18,7 @@ NAMES = ("decode_smollm2", "op_gemv", "op_attention", "op_rows")
 def main() -> int:
     """0 when every bar is held, 1 when one is missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument(
-        "names", nargs="*", choices=[*NAMES, []], default=[], metavar="name", help=", ".join(NAMES)
-    )
+    parser.add_argument("names", nargs="*", metavar="name", help=", ".join(NAMES))
     parser.add_argument("--no-bars", action="store_true", help="print only; a missed bar is no failure")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -28,6 +26,9 @@ def main() -> int:
         "--rounds", type=int, default=0, help="rounds of each race; 0 lets each benchmark choose"
     )
     arguments = parser.parse_args()
+    for name in arguments.names:
+        if name not in NAMES:
+            parser.error(f"there is no benchmark {name!r}; known: {', '.join(NAMES)}")
     torch.set_num_threads(arguments.threads)
     out = Output(arguments.json)
     out.line(f"{host_device().name}, {arguments.threads} threads, torch {torch.__version__}")

@@ -14,9 +14,12 @@ from headrace.demo.sentences import Similarities
 
 def graphs(out: Output, records: tuple[GraphRecord, ...]) -> None:
     """What was claimed in each graph, what was not, and why."""
-    for at, record in enumerate(records):
+    names = (
+        ("prefill", "decode") if len(records) == 2 else tuple(f"graph {at + 1}" for at in range(len(records)))
+    )
+    for name, record in zip(names, records, strict=True):
         claimed = ", ".join(f"{count} {kind}" for kind, count in kinds(record).items()) or "nothing"
-        out.line(f"graph {at + 1}: {record.nodes} nodes; claimed: {claimed}")
+        out.line(f"{name}: {record.nodes} nodes; claimed: {claimed}")
         if record.note:
             out.line(f"  {record.note}")
         found = reasons(record)

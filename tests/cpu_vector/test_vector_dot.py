@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-import vector_kernels as k
+import vector_matrix_kernels as k
 from vector_support import run, worst
 
 TYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 
 import typer
@@ -29,6 +30,8 @@ app.add_typer(config.app, name="config")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    # Triton's announcement about its next release is for those who write kernels.
+    warnings.filterwarnings("ignore", message="TRITON_DEFAULT_FP_FUSION")
     try:
         app(words, prog_name="headrace")
     except HeadraceError as error:

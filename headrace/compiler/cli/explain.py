@@ -74,7 +74,8 @@ def kinds(graph: GraphRecord) -> dict[str, int]:
 
 def reasons(graph: GraphRecord) -> list[tuple[int, str, str]]:
     """(count, operator, reason) of what was left, most frequent first."""
-    counted = Counter((left.op, left.reason) for left in graph.unclaimed)
+    # What no pass in particular declined is listed by the pass `unclaimed`, which the heading says already.
+    counted = Counter((left.op, left.reason.removeprefix("unclaimed: ")) for left in graph.unclaimed)
     return [(count, op, reason) for (op, reason), count in counted.most_common()]
 
 
