@@ -69,6 +69,8 @@ class WorkerBench:
     def run(
         self, task: Task, check: Sequence[Schedule], race: Sequence[Schedule], policy: Policy, seconds: float
     ) -> Outcome:
+        if seconds <= 0:
+            return Outcome(Verdict.TIMEOUT, "the budget is over", cut=True)
         limit = HARD_LIMIT if self._longest is None else min(HARD_LIMIT, 3 * self._longest + GRACE)
         self._worker.start()
         begin = time.monotonic()

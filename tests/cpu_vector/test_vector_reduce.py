@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import vector_kernels as k
+import vector_matrix_kernels as matrix
 from vector_support import Guarded, run, worst
 
 REDUCE = {
@@ -152,7 +153,7 @@ def test_gemv_with_epilogue(n: int, kk: int, bn: int, bk: int, dtype: torch.dtyp
     torch.manual_seed(n + kk)
     w, x, b = torch.randn(n, kk + 3).to(dtype), torch.randn(kk).to(dtype), torch.randn(n).to(dtype)
     y = torch.full((n + 8,), 7.0)
-    run(k.gemv, [-(-n // bn)], w, x, b, y, n, kk, kk + 3, BN=bn, BK=bk)
+    run(matrix.gemv, [-(-n // bn)], w, x, b, y, n, kk, kk + 3, BN=bn, BK=bk)
     z = w[:, :kk].double() @ x.double() + b.double()
     exact = z * torch.sigmoid(z)
     scale = (w[:, :kk].double().abs() @ x.double().abs()).max()
@@ -162,7 +163,7 @@ def test_gemv_with_epilogue(n: int, kk: int, bn: int, bk: int, dtype: torch.dtyp
 
 def test_gemv_over_no_columns_leaves_the_epilogue():
     b, y = torch.randn(16), torch.empty(16)
-    run(k.gemv, [1], torch.empty(16), torch.empty(1), b, y, 16, 0, 1, BN=16, BK=32)
+    run(matrix.gemv, [1], torch.empty(16), torch.empty(1), b, y, 16, 0, 1, BN=16, BK=32)
     assert worst(y, b.double() * torch.sigmoid(b.double())) < 1e-6
 
 
@@ -179,7 +180,7 @@ def test_gemv_touches_nothing_outside_the_matrix(n: int, kk: int, dtype: torch.d
             x.copy_(torch.randn(kk))
             b.copy_(torch.randn(n))
             y = torch.empty(n)
-            run(k.gemv, [-(-n // 16)], w, x, b, y, n, kk, kk, BN=16, BK=64)
+            run(matrix.gemv, [-(-n // 16)], w, x, b, y, n, kk, kk, BN=16, BK=64)
             z = w.view(n, kk).double() @ x.double() + b.double()
             assert worst(y, z * torch.sigmoid(z)) < 1e-5
             del w, x, b
@@ -191,7 +192,7 @@ def test_two_weight_matrices_in_one_loop_with_moving_pointers(bn: int, bk: int, 
     torch.manual_seed(bn)
     g, u, x = (torch.randn(*s).to(dtype) for s in ((48, 576), (48, 576), (576,)))
     y = torch.empty(48)
-    run(k.gemv_swiglu, [48 // bn], g, u, x, y, K=576, BN=bn, BK=bk)
+    run(matrix.gemv_swiglu, [48 // bn], g, u, x, y, K=576, BN=bn, BK=bk)
     a, b = g.double() @ x.double(), u.double() @ x.double()
     assert worst(y, a * torch.sigmoid(a) * b) < 2e-6
 
@@ -200,7 +201,7 @@ def test_two_weight_matrices_in_one_loop_with_moving_pointers(bn: int, bk: int, 
 @pytest.mark.parametrize(("n", "kk"), [(3, 40), (16, 256), (33, 100)])
 def test_gemv_summing_tiles_first(n: int, kk: int, dtype: torch.dtype):
     w, x, y = torch.randn(n, kk).to(dtype), torch.randn(kk).to(dtype), torch.empty(n)
-    run(k.gemv_tile, [-(-n // 4)], w, x, y, n, kk, BN=4, BK=64)
+    run(matrix.gemv_tile, [-(-n // 4)], w, x, y, n, kk, BN=4, BK=64)
     assert worst(y, w.double() @ x.double()) < 2e-6
 
 
@@ -208,5 +209,5 @@ def test_gemv_summing_tiles_first(n: int, kk: int, dtype: torch.dtype):
 @pytest.mark.parametrize(("n", "kk"), [(3, 40), (64, 256), (200, 100)])
 def test_gemv_with_weights_stored_by_input(n: int, kk: int, dtype: torch.dtype):
     w, x, y = torch.randn(kk, n).to(dtype), torch.randn(kk).to(dtype), torch.empty(n)
-    run(k.gemv_kn, [-(-n // 64)], w, x, y, n, kk, BN=64, BK=32)
+    run(matrix.gemv_kn, [-(-n // 64)], w, x, y, n, kk, BN=64, BK=32)
     assert worst(y, x.double() @ w.double()) < 2e-6

@@ -149,3 +149,59 @@ def attention_row(q_ptr, k_ptr, v_ptr, o_ptr, J, scale, BJ: tl.constexpr, D: tl.
         l = l * rescale + tl.sum(p, 0)
         m = new
     tl.store(o_ptr + head * D + d, (acc / l).to(o_ptr.dtype.element_ty))
+
+
+@triton.jit
+def gemv(w_ptr, x_ptr, b_ptr, y_ptr, N, K, stride, BN: tl.constexpr, BK: tl.constexpr):
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    acc = tl.zeros([BN], tl.float32)
+    for k0 in range(0, K, BK):
+        k = k0 + tl.arange(0, BK)
+        w = tl.load(
+            w_ptr + n[:, None] * stride + k[None, :], mask=(n[:, None] < N) & (k[None, :] < K), other=0.0
+        )
+        x = tl.load(x_ptr + k, mask=k < K, other=0.0)
+        acc += tl.sum(w.to(tl.float32) * x.to(tl.float32)[None, :], axis=1)
+    acc += tl.load(b_ptr + n, mask=n < N, other=0.0).to(tl.float32)
+    acc = acc * tl.sigmoid(acc)
+    tl.store(y_ptr + n, acc.to(y_ptr.dtype.element_ty), mask=n < N)
+
+
+@triton.jit
+def gemv_swiglu(g_ptr, u_ptr, x_ptr, y_ptr, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    gate = tl.zeros([BN], tl.float32)
+    up = tl.zeros([BN], tl.float32)
+    g_row = g_ptr + n[:, None] * K + tl.arange(0, BK)[None, :]
+    u_row = u_ptr + n[:, None] * K + tl.arange(0, BK)[None, :]
+    for k0 in range(0, K, BK):
+        x = tl.load(x_ptr + k0 + tl.arange(0, BK)).to(tl.float32)[None, :]
+        gate += tl.sum(tl.load(g_row).to(tl.float32) * x, axis=1)
+        up += tl.sum(tl.load(u_row).to(tl.float32) * x, axis=1)
+        g_row += BK
+        u_row += BK
+    tl.store(y_ptr + n, (gate * tl.sigmoid(gate) * up).to(y_ptr.dtype.element_ty))
+
+
+@triton.jit
+def gemv_tile(w_ptr, x_ptr, y_ptr, N, K, BN: tl.constexpr, BK: tl.constexpr):
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    acc = tl.zeros([BN, BK], tl.float32)
+    for k0 in range(0, K, BK):
+        k = k0 + tl.arange(0, BK)
+        w = tl.load(w_ptr + n[:, None] * K + k[None, :], mask=(n[:, None] < N) & (k[None, :] < K), other=0.0)
+        acc += w.to(tl.float32) * tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)[None, :]
+    tl.store(y_ptr + n, tl.sum(acc, axis=1), mask=n < N)
+
+
+@triton.jit
+def gemv_kn(w_ptr, x_ptr, y_ptr, N, K, BN: tl.constexpr, BK: tl.constexpr):
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    acc = tl.zeros([BN], tl.float32)
+    for k0 in range(0, K, BK):
+        k = k0 + tl.arange(0, BK)
+        w = tl.load(w_ptr + k[:, None] * N + n[None, :], mask=(k[:, None] < K) & (n[None, :] < N), other=0.0)
+        acc += tl.sum(
+            w.to(tl.float32) * tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)[:, None], axis=0
+        )
+    tl.store(y_ptr + n, acc, mask=n < N)

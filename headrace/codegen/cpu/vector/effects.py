@@ -2,6 +2,10 @@
 
 Before an operation that writes memory, every live value that still depends on a load is put into a tile
 of its own.
+
+Within one store, a load through the same pointer argument with other offsets is read completely first. Two
+different pointer arguments are taken to be either equal or disjoint within one program's tiles; anything else
+is a race between programs already.
 """
 
 from __future__ import annotations

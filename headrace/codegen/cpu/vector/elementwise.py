@@ -71,7 +71,7 @@ def widen_half(g: Context, value: str, width: int, element: str) -> str:
 
 
 def narrow(g: Context, value: str, width: int, element: str) -> str:
-    """f32 to f16 or bf16, to nearest even, NaN kept."""
+    """f32 to f16 or bf16, to nearest even, NaN kept (the bf16 instruction flushes f32 subnormals to zero)."""
     ft, vt = vector_type("float", width), vector_type(element, width)
     if element != "bfloat":
         return g.cast("fptrunc", ft, value, vt)
