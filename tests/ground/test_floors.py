@@ -1,4 +1,4 @@
-"""The house rule: ir < codegen < passes < autotune < compiler; a module imports only its own floor and below."""
+"""The house rule: ir < codegen < passes < autotune < compiler; a module imports its own floor and below."""
 
 import ast
 from pathlib import Path
@@ -14,7 +14,7 @@ GROUND = {"configuration", "errors", "settings", "upstream"}
 
 
 def imports(source: str, package: str) -> set[str]:
-    """The headrace modules that a source imports, as dotted names, also inside functions and TYPE_CHECKING."""
+    """The headrace modules that a source imports, as dotted names, also inside functions."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
