@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from headrace import upstream
 from headrace.codegen.plan import Buffer, Launch, Plan
 from headrace.ir.spec import Attention, Spec
 
@@ -113,6 +114,6 @@ def bind(plan: Plan, spec: Spec, launchers: Sequence[Any], otherwise: Callable[.
     scope |= {f"dtype_{b.dtype.value}": b.dtype.to_torch() for b in (*plan.outputs, *plan.workspace)}
     scope |= {"otherwise": otherwise, "new": torch.empty, "empty": torch.empty_strided}
     if cpu:
-        scope["empty"] = torch._C._dynamo.guards._empty_strided_cpu  # type: ignore[attr-defined]
+        scope["empty"] = upstream.empty_strided_cpu()
     exec(compile(text, f"<launcher of {plan.template}>", "exec"), scope)
     return scope["call"], scope["into"]

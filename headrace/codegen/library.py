@@ -23,11 +23,16 @@ Function = Callable[[Sequence["Tensor"]], Result]
 
 
 def function(spec: Spec) -> Function:
-    """A callable of the Spec's operands: one tensor, or a tuple where the Spec has several outputs."""
+    """A callable of the Spec's operands: one tensor, or a tuple where the Spec has several outputs.
+
+    Whatever the operands' strides, results are laid out as kernels lay theirs out: contiguous, attention's
+    as a transposed `[B, I, H, d_v]`.
+    """
     if isinstance(spec, Gemm):
         return _gemm(spec)
     if isinstance(spec, Attention):
-        return _attention(spec)
+        attend = _attention(spec)
+        return lambda inputs: attend(inputs).transpose(1, 2).contiguous().transpose(1, 2)
     return _rows(spec)
 
 
@@ -36,7 +41,7 @@ def _oracle(spec: Spec) -> Function:
     from headrace.ir.evaluate import evaluate_spec
 
     def run(inputs: Sequence[Tensor]) -> Result:
-        results = evaluate_spec(spec, inputs, exact=False)
+        results = tuple(value.contiguous() for value in evaluate_spec(spec, inputs, exact=False))
         return results if len(results) > 1 else results[0]
 
     return run

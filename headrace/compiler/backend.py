@@ -8,6 +8,7 @@ C++ compiler the rewritten graph is interpreted.
 
 from __future__ import annotations
 
+import copy
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -63,7 +64,8 @@ def compile_graph(
         return Watched(_inductor(gm, example_inputs, options, []), key)
     resolve.use(options)
     rewriting = Rewriting(key, options, pipeline or resolve.default_pipeline)
-    pristine = fx.GraphModule(gm, gm.graph)
+    # A graph of its own: Inductor's first passes change the one that it is given.
+    pristine = fx.GraphModule(gm, copy.deepcopy(gm.graph))
     try:
         compiled = _inductor(gm, example_inputs, options, [inductor_pass(rewriting, identity)])
     except Exception as error:

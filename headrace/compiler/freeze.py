@@ -76,7 +76,7 @@ class _Registry:
 
     def __init__(self) -> None:
         self._by_id: dict[int, Constant] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a finalizer may run while it is held
         self.revision = 0
 
     def add(self, name: str, weight: torch.Tensor) -> None:
@@ -148,7 +148,10 @@ class Guard:
         self._versions = [constant.version for _, constant in self._constants if constant.version is not None]
 
     def check(self, arguments: Sequence[object]) -> None:
-        """Raises FrozenWeightChanged when an input that was frozen is another tensor, or was written to."""
+        """Raises FrozenWeightChanged when an input that was frozen is another tensor, or was written to.
+
+        Another frozen weight may take its place: blocks of one shape share one compiled graph.
+        """
         if not self._constants:
             return
         every, versioned = self._select
@@ -156,8 +159,9 @@ class Guard:
         if same and list(map(_VERSION, versioned(arguments))) == self._versions:
             return
         for at, constant in self._constants:
-            if not constant.is_still(arguments[at]):
-                raise FrozenWeightChanged(_complaint(constant.name))
+            given = REGISTRY.find(arguments[at]) or constant
+            if not given.is_still(arguments[at]):
+                raise FrozenWeightChanged(_complaint(given.name))
 
 
 _VERSION = operator.attrgetter("_version")

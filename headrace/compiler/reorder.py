@@ -13,6 +13,9 @@ from headrace.errors import EmitError
 
 aten = torch.ops.aten
 
+# What reads its operand's memory rather than its elements.
+_BY_STRIDES = frozenset({aten.as_strided.default, aten.as_strided_scatter.default})
+
 
 def value_of(node: fx.Node) -> Any:
     """The fake value that tracing recorded for a node, or None."""
@@ -109,6 +112,8 @@ def repropagate(graph: fx.Graph, moved: set[fx.Node], made: frozenset[fx.Node]) 
             _keep_output_strides(graph, node, changed, mode)
         elif node.op == "call_function" and node not in made and changed.intersection(node.all_input_nodes):
             before = value_of(node)
+            if node.target in _BY_STRIDES:
+                raise EmitError(f"{node.name} addresses memory by strides, which changed")
             try:
                 after = _run(node, mode)
             except (RuntimeError, ValueError):
@@ -158,7 +163,7 @@ def _insert(graph: fx.Graph, mode: Any, target: Any, *args: Any, **kwargs: Any) 
 
 def _keep_output_strides(graph: fx.Graph, output: fx.Node, changed: set[fx.Node], mode: Any) -> None:
     """Copy outputs back into the strides that they had; a caller may rely on them."""
-    for node in set(output.all_input_nodes) & changed:
+    for node in [node for node in output.all_input_nodes if node in changed]:
         before = node.meta.get("headrace_before", node.meta.get("headrace_promised"))
         if before is None or _layout(before) == _layout(value_of(node)):
             continue

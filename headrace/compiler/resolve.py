@@ -124,8 +124,9 @@ def use(options: Options) -> None:
     with _lock:
         if _in_use == [wanted]:
             return
+        resolver = make_resolver(options)  # first: a database that cannot be used is no resolver in use
         _in_use[:] = [wanted]
-    RUNTIME.use(make_resolver(options))
+    RUNTIME.use(resolver)
 
 
 def _resolving(options: Options) -> Options:
@@ -227,11 +228,13 @@ def open_store(path: str | None) -> Store | None:
         UnknownOption: the folder of a database that was named does not exist.
         DatabaseRefused: the file that was named is not a headrace database.
     """
+    from headrace.autotune.db.recovery import refuse_foreign
     from headrace.autotune.db.store import Store
 
     if path is not None:
         if not Path(path).expanduser().parent.is_dir():
             raise UnknownOption(f"database {path}: the folder does not exist")
+        refuse_foreign(Path(path).expanduser())
         return Store.open(Path(path).expanduser(), warn=_warn_database)
     try:
         return Store.open(current().database_path, warn=_warn_database)

@@ -77,24 +77,37 @@ class Dispatcher:
         kernel = self._by_sizes.get(self._key(inputs))
         if kernel is None:
             return self._first(inputs)
-        return kernel(inputs)
+        try:
+            return kernel(inputs)
+        except Exception as error:
+            return self._rescue(inputs, error)
 
     def function(self) -> Callable[..., Result]:
         """This Dispatcher as a function of tensors, for generated code; about 0.5 microseconds over the
         kernel.
         """
-        find, first = self._by_sizes.get, self._first
+        find, first, rescue = self._by_sizes.get, self._first, self._rescue
         if isinstance(self.spec, Attention):
 
             def attend(*inputs: torch.Tensor) -> Result:
                 kernel = find((inputs[0].shape, inputs[1].shape[2]))
-                return first(inputs) if kernel is None else kernel(inputs)
+                try:
+                    return first(inputs) if kernel is None else kernel(inputs)
+                except Exception as error:
+                    if kernel is None:
+                        raise
+                    return rescue(inputs, error)
 
             return attend
 
         def call(*inputs: torch.Tensor) -> Result:
             kernel = find(inputs[0].shape)
-            return first(inputs) if kernel is None else kernel(inputs)
+            try:
+                return first(inputs) if kernel is None else kernel(inputs)
+            except Exception as error:
+                if kernel is None:
+                    raise
+                return rescue(inputs, error)
 
         return call
 
@@ -128,6 +141,20 @@ class Dispatcher:
             self.decisions[place] = decision
             if len(self._by_sizes) >= REMEMBERED_SIZES:
                 self._by_sizes.clear()
+            self._by_sizes[self._key(inputs)] = getattr(kernel, "fast", kernel)
+            return result
+
+    def _rescue(self, inputs: Inputs, error: Exception) -> Result:
+        """PyTorch's operators, for a kernel that worked at these sizes and now fails (other strides)."""
+        if RUNTIME.resolver.strict:
+            raise error
+        with self._lock:
+            place = bucket(tuple(map(int, self.spec.sizes([value.shape for value in inputs]))))
+            library = RUNTIME.resolver.library(self.spec, inputs[0])
+            result, kernel = self._checked(library, inputs)
+            self._by_bucket[place] = library
+            if place in self.decisions:
+                self.decisions[place] = _failed(self.decisions[place], error)
             self._by_sizes[self._key(inputs)] = getattr(kernel, "fast", kernel)
             return result
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+import sympy
+
 from headrace.errors import Unreadable
 from headrace.ir import index as maps
 from headrace.ir.dtype import DType
@@ -40,7 +42,7 @@ def absorb(graph: Graph, order: Order, kernel: Node, limit: int) -> str | None:
     values = outputs_of(graph, kernel)
     groups: list[tuple[int, ...]] = [tuple(sorted(values))] if len(values) > 1 else []
     for seeds in [*groups, *((at,) for at in sorted(values))]:
-        regions = grow(graph, order, [values[at] for at in seeds], _pointwise, limit)
+        regions = grow(graph, order, [values[at] for at in seeds], _pointwise, limit, kernel.name)
         for region in reversed(regions):
             if not _worthwhile(graph, graph[region.sink]):
                 continue
@@ -52,7 +54,7 @@ def absorb(graph: Graph, order: Order, kernel: Node, limit: int) -> str | None:
 
 
 def _pointwise(node: Node) -> bool:
-    return isinstance(node.op, (Map, View)) and node.type is not None
+    return isinstance(node.op, (Map, View)) and node.type is not None and node.type.dtype is not DType.F64
 
 
 def _worthwhile(graph: Graph, sink: Node) -> bool:
@@ -80,6 +82,8 @@ def _fuse(
         raise Unreadable("outputs of unequal width meet in one expression")
     if len(kind.shape) < 1 or kind.shape[-1] != product[-1]:
         raise Unreadable("the expression's rows are not the product's")
+    if sympy.expand(sympy.Mul(*kind.shape) - sympy.Mul(*product)) != 0:
+        raise Unreadable("the expression repeats the product along other dimensions")
     if spec.weights[0].n == 0:
         raise Unreadable("an empty product")
 

@@ -46,6 +46,7 @@ class FuseSiblings(Pass):
                 families.setdefault((node.operands[0], layout), []).append(node)
         for family in families.values():
             while len(family) > 1:
+                family = [graph[node.name] for node in family]  # an earlier merge may have rewired them
                 group = self._group(order, family)
                 family = [node for node in family if node not in group]
                 if len(group) > 1:

@@ -12,7 +12,7 @@ import operator
 from collections.abc import Callable, Mapping
 
 from headrace.ir.dtype import DType
-from headrace.ir.expr import Call, Const, Expr, Ref, call, refs
+from headrace.ir.expr import Call, Const, Expr, Ref, call, cast, refs
 from headrace.ir.infer import expr_dtype
 
 _NEGATED = {"lt": "ge", "ge": "lt", "le": "gt", "gt": "le", "eq": "ne", "ne": "eq"}
@@ -22,6 +22,7 @@ _HOLDS: Mapping[str, Callable[[int, int], bool]] = {
     "ge": operator.ge, "eq": operator.eq, "ne": operator.ne,
 }  # fmt: skip
 _INDICES = frozenset(map(Ref, "bhij"))
+_WIDE = frozenset({DType.I32, DType.I64})
 Linear = tuple[dict[Expr, int], int]
 
 
@@ -79,12 +80,12 @@ def _comparison(p: Call, positive: bool, dtypes: Mapping[str, DType], key: str) 
     if not integers:
         return [p if positive else call("not", p)]
     fn = p.fn if positive else _NEGATED[p.fn]
-    return [_bound(fn, x, y, key)]
+    return [_bound(fn, x, y, dtypes, key)]
 
 
-def _bound(fn: str, x: Expr, y: Expr, key: str) -> Expr:
+def _bound(fn: str, x: Expr, y: Expr, dtypes: Mapping[str, DType], key: str) -> Expr:
     """A comparison of integers, solved for `key` where it occurs once with coefficient 1 or -1."""
-    rest, constant = _linear(call("sub", x, y))
+    rest, constant = _linear(call("sub", x, y), dtypes)
     if not rest:
         return Const(_HOLDS[fn](constant, 0))
     if _never_negative(rest, constant) and fn in ("ge", "lt"):
@@ -107,27 +108,29 @@ def _never_negative(rest: Mapping[Expr, int], constant: int) -> bool:
     return constant >= 0 and all(factor > 0 and term in _INDICES for term, factor in rest.items())
 
 
-def _linear(e: Expr) -> Linear:
+def _linear(e: Expr, dtypes: Mapping[str, DType]) -> Linear:
     """An integer expression as integer multiples of its non-linear parts, plus a constant."""
     if isinstance(e, Const) and isinstance(e.value, (int, bool)):
         return {}, int(e.value)
+    if expr_dtype(e, dtypes) not in _WIDE:
+        return {cast(DType.I64, e): 1}, 0  # in its own type, e - 1 could wrap around
     if isinstance(e, Call):
         if e.fn in ("add", "sub"):
-            (a, c), (b, d) = _linear(e.args[0]), _linear(e.args[1])
+            (a, c), (b, d) = _linear(e.args[0], dtypes), _linear(e.args[1], dtypes)
             sign = 1 if e.fn == "add" else -1
             merged = dict(a)
             for term, factor in b.items():
                 merged[term] = merged.get(term, 0) + sign * factor
             return {term: factor for term, factor in merged.items() if factor}, c + sign * d
         if e.fn == "neg":
-            a, c = _linear(e.args[0])
+            a, c = _linear(e.args[0], dtypes)
             return {term: -factor for term, factor in a.items()}, -c
         if e.fn == "mul" and isinstance(e.args[1], Const) and isinstance(e.args[1].value, int):
-            a, c = _linear(e.args[0])
+            a, c = _linear(e.args[0], dtypes)
             scale = int(e.args[1].value)
             return ({term: factor * scale for term, factor in a.items()} if scale else {}), c * scale
-        if e.fn in ("cast:i64", "cast:i32"):
-            return _linear(e.args[0])
+        if e.fn in ("cast:i64", "cast:i32") and expr_dtype(e.args[0], dtypes) in _WIDE:
+            return _linear(e.args[0], dtypes)
     return {e: 1}, 0
 
 

@@ -170,7 +170,7 @@ def _weight(graph: Graph, name: str, eq: Einsum, sizes: dict[str, sympy.Expr]) -
         chain.append((node, index))
     for node, index in reversed(chain):
         # The last stored dimension is the contiguous one: it says which layout costs no copy.
-        across = dim(len(lead)) in index[-1].free_symbols
+        across = bool(index) and dim(len(lead)) in index[-1].free_symbols
         over = tuple(expr.xreplace(swap) for expr in index) if across else index
         found = operand(graph, Access(node.name, over), flipped if across else shape)
         if found is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import sympy
+
 from headrace.errors import Unreadable
 from headrace.ir import index as maps
 from headrace.ir.dtype import DType
@@ -78,6 +80,8 @@ class RecogniseRows(Pass):
             raise Unreadable(f"reduces dimensions {list(op.axes)} of {source.rank}, not the last alone")
         if op.kind not in _KINDS or not source.dtype.is_floating:
             raise Unreadable(f"{op.kind} of {source.dtype.value} has no row kernel")
+        if DType.F64 in (source.dtype, typed(node).dtype):
+            raise Unreadable("row kernels do not write f64, and would lose its precision on the way")
         if source.shape[-1] == 1:
             raise Unreadable("rows of one element")
         regions = [Region(node.name, frozenset()), *grow(graph, order, {node.name}, _row_op, self.max_ops)]
@@ -101,6 +105,8 @@ class RecogniseRows(Pass):
 
 
 def _row_op(node: Node) -> bool:
+    if node.type is not None and node.type.dtype is DType.F64:
+        return False
     if isinstance(node.op, Reduce):
         return node.op.kind in _KINDS
     return isinstance(node.op, (Map, View)) and node.type is not None
@@ -136,17 +142,16 @@ def _replace(
 
     reader = Reader(graph, rows, stop)
     full = kind.rank > 0 and kind.shape[-1] == rows[-1]
-    try:
-        index = maps.reshape(kind.shape, rows if full else rows[:-1])
-    except (ValueError, AssertionError):
-        raise Unreadable("the result is no row") from None
+    result = rows if full else rows[:-1]
+    if sympy.expand(sympy.Mul(*kind.shape) - sympy.Mul(*result)) != 0:
+        raise Unreadable("the result is no row")
+    index = maps.reshape(kind.shape, result)
     writer = _Writer(graph, reader, nodes)
     expr = writer.resolve(reader.read(core.name, index))
     if not full and reader.varies(expr, len(rows) - 1):
         raise Unreadable("the result has other rows than the reduction")
     names = writer.inputs(expr)
     spec = writer.spec(expr, kind.dtype, full, names)
-    result = rows if full else rows[:-1]
     reason = claim.rows(spec, feeds_kernels=_feeds_kernels(graph, sink.name))
     if reason is not None:
         raise Unreadable(reason)

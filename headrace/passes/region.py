@@ -19,15 +19,23 @@ class Region:
 
 
 def grow(
-    graph: Graph, order: Order, seeds: Iterable[str], allowed: Callable[[Node], bool], limit: int
+    graph: Graph,
+    order: Order,
+    seeds: Iterable[str],
+    allowed: Callable[[Node], bool],
+    limit: int,
+    origin: str | None = None,
 ) -> list[Region]:
     """Every region of at most `limit` nodes with one sink, smallest first.
+
+    `origin` computes the seeds: what depends on another result of it would have to be ready before it.
 
     Nodes are taken in topological order; the first reader that is not allowed (or that reads a seed on a way
     around the region) ends the growth, since the value that it reads can never be hidden again.
     """
     roots = set(seeds)
     inside = set(roots)
+    sources = roots if origin is None else roots | {origin}
     waiting = [(order.at(user.name), user.name) for seed in roots for user in graph.users(seed)]
     heapq.heapify(waiting)
     found: list[Region] = []
@@ -37,7 +45,7 @@ def grow(
             continue
         node = graph[name]
         outside = [operand for operand in node.operands if operand not in inside]
-        if not allowed(node) or any(order.depends(operand, roots) for operand in outside):
+        if not allowed(node) or any(order.depends(operand, sources) for operand in outside):
             break
         inside.add(name)
         users = graph.users(name)

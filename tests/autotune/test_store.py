@@ -21,6 +21,7 @@ from sqlalchemy.exc import OperationalError
 
 from headrace.autotune.db.file import SqliteFile
 from headrace.autotune.db.models import decode, encode
+from headrace.autotune.db.recovery import refuse_foreign
 from headrace.autotune.db.rows import Decision, Observation, Run, Verdict
 from headrace.autotune.db.store import Store
 from headrace.errors import DatabaseRefused, ObservationError
@@ -501,3 +502,28 @@ def test_mutated_files_cost_rows_but_no_exception_and_no_wrong_row(count: int, t
         assert len(told) <= 1
         store.close()
         shutil.rmtree(copy.parent)
+
+
+@pytest.mark.parametrize("content", [b"root:x:0:0\n", b"SQLite format 2\0", b"\0" * 100])
+def test_a_named_file_that_is_no_database_is_refused_and_left_alone(tmp_path, content):
+    path = tmp_path / "notes.txt"
+    path.write_bytes(content)
+    with pytest.raises(DatabaseRefused, match=r"notes\.txt is no database"):
+        refuse_foreign(path)
+    assert path.read_bytes() == content
+    assert [found.name for found in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_named_folder_is_refused(tmp_path):
+    with pytest.raises(DatabaseRefused, match="name a file"):
+        refuse_foreign(tmp_path)
+
+
+def test_a_new_an_empty_and_our_own_file_are_welcome(tmp_path):
+    refuse_foreign(tmp_path / "new.db")
+    (tmp_path / "empty.db").touch()
+    refuse_foreign(tmp_path / "empty.db")
+    with Store.open(tmp_path / "ours.db") as store:
+        store.append([])
+        store.remember("a", "b")
+    refuse_foreign(tmp_path / "ours.db")

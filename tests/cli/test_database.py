@@ -86,3 +86,12 @@ def test_another_programs_database_is_refused(headrace, home):
     ran = headrace("db", "info", "--database", str(home / "photos.db"))
     assert ran.code == 1
     assert "photos.db" in ran.err
+
+
+def test_a_file_that_is_no_database_is_refused(home, headrace):
+    path = home / "notes.txt"
+    path.write_text("no database\n")
+    result = headrace("db", "info", "--database", str(path))
+    assert result.code == 1
+    assert "is no database" in result.err
+    assert path.read_text() == "no database\n"

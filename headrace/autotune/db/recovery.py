@@ -17,9 +17,31 @@ from filelock import FileLock
 from headrace.autotune.db.file import identity
 from headrace.autotune.db.models import ObservationRow, decode
 from headrace.autotune.db.rows import Observation
-from headrace.errors import ObservationError
+from headrace.errors import DatabaseRefused, ObservationError
 
 _COLUMNS = tuple(column.name for column in ObservationRow.__table__.columns)
+
+
+_MAGIC = b"SQLite format 3\0"
+
+
+def refuse_foreign(path: Path) -> None:
+    """Hold a path that somebody named against what a database looks like, before anything is opened or moved.
+
+    Raises:
+        DatabaseRefused: there is something at the path that is no SQLite file.
+    """
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise DatabaseRefused(f"{path} is a folder or a device, not a database; name a file")
+    try:
+        with path.open("rb") as file:
+            begin = file.read(len(_MAGIC))
+    except OSError as error:
+        raise DatabaseRefused(f"{path} cannot be read ({error.strerror}); name another database") from None
+    if begin and begin != _MAGIC:
+        raise DatabaseRefused(f"{path} is no database; name a headrace database, or a new file")
 
 
 class Fault(enum.Enum):

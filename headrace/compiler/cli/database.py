@@ -35,9 +35,12 @@ def opened(path: Path | None, *, readonly: bool = True) -> Iterator[Store]:
         SubjectError: a path was given by hand and there is no such file.
         DatabaseRefused: the file is something else.
     """
+    from headrace.autotune.db.recovery import refuse_foreign
     from headrace.autotune.db.store import Store
     from headrace.configuration import current
 
+    if path is not None:
+        refuse_foreign(path)
     if path is not None and readonly and not path.exists():
         raise SubjectError(f"there is no database {path}")
     chosen = path or current().database_path

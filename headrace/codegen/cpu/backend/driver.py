@@ -61,6 +61,21 @@ def why_inactive() -> str | None:
     for name, backend in backends.items():
         if name != "cpu" and backend.driver.is_active():
             return f"a {name} device is present"
+    return _why_unusable()
+
+
+def _why_unusable() -> str | None:
+    """What the engine's own hash would raise; Inductor asks for that hash while it compiles its own code."""
+    from headrace.errors import CpuTargetError
+
+    try:
+        from headrace.codegen.cpu import target
+
+        target.host()
+    except CpuTargetError as error:
+        return str(error)
+    except (ImportError, OSError) as error:
+        return f"llvmlite cannot be loaded: {error}"
     return None
 
 
