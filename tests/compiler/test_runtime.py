@@ -185,3 +185,28 @@ def test_operators_pass_torchs_own_checks(use: Callable[..., Recording]) -> None
 def test_no_operator_is_wider_than_the_table() -> None:
     with pytest.raises(EmitError, match="at most"):
         operators.operator(operators.MAX_INPUTS + 1, 1)
+
+
+def _fails_after(calls: int) -> Callable[[Any], torch.Tensor]:
+    left = [calls]
+
+    def kernel(inputs: Any) -> torch.Tensor:
+        left[0] -= 1
+        return product(inputs) if left[0] >= 0 else _raises(inputs)
+
+    return kernel
+
+
+@pytest.mark.parametrize("bound", [False, True])
+def test_a_kernel_that_fails_later_is_replaced_with_one_warning(
+    bound: bool, use: Callable[..., Recording]
+) -> None:
+    use(small=_fails_after(2))
+    run = runtime.bind("CPU", TEXT) if bound else lambda x, w: torch.ops.headrace.run2x1(x, w, TEXT)
+    x = torch.randn(2, 4)
+    for _ in range(2):
+        torch.testing.assert_close(run(x, W), x @ W)
+    with pytest.warns(HeadraceWarning, match="cannot launch"):
+        torch.testing.assert_close(run(x, W), x @ W)
+    torch.testing.assert_close(run(x, W), x @ W)
+    assert [d.schedule for d in RUNTIME.decisions()] == ["library{}"]
