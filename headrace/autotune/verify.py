@@ -220,11 +220,11 @@ def scrub(text: str) -> str:
     return re.sub(r"(?:~|[A-Za-z]:)?[/\\][^\s'\",:)]+", "<path>", line)[:200]
 
 
-class _Poison(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Poison(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
     """Fills new memory with one of two patterns, so that an element nobody writes shows."""
 
     def __init__(self, pattern: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's class is untyped
         self._pattern = pattern
 
     def __torch_dispatch__(

@@ -147,7 +147,7 @@ class _Bench:
         from headrace.autotune.verify import make_case
 
         if key not in self._cases:
-            case = make_case(*key)  # type: ignore[arg-type]
+            case = make_case(*key)  # type: ignore[arg-type]  # a key is make_case's arguments
             self._cases[key] = case
             self._case_bytes += case.nbytes
             while self._case_bytes > CASE_BYTES and len(self._cases) > 1:

@@ -56,6 +56,7 @@ def _gemm(spec: Gemm, shapes: Sequence[Sequence[int]]) -> list[tuple[str, DType,
         n = spec.columns(readers[0]) if readers else None
         sizes = {"m": lead[-1], "n": n, "b": lead[0]}
         want = tuple(sizes[d] for d in extra.dims)
+        # No None is left in it here.
         found.append((extra.name, extra.dtype, None if None in want else want))  # type: ignore[arg-type]
     return found
 

@@ -87,6 +87,7 @@ def _inductor(
         theirs = patches.get(_SLOT)
         listed = upstream.installed_passes(_SLOT) if theirs is None else theirs
         patches[_SLOT] = [*(listed if isinstance(listed, (list, tuple)) else [listed]), *ours]
+    # A private import is untyped.
     return upstream.compile_fx()(gm, example_inputs, config_patches=patches)  # type: ignore[no-any-return]
 
 
@@ -146,7 +147,7 @@ def interpreted(
         decompositions=upstream.decompositions(),
         keep_inference_input_mutations=True,
     )
-    return compiler(gm, example_inputs)  # type: ignore[no-any-return]
+    return compiler(gm, example_inputs)  # type: ignore[no-any-return]  # a private import is untyped
 
 
 class Watched:
@@ -206,4 +207,4 @@ def reset() -> None:
 
 
 # torch._dynamo.reset() looks for this attribute on a backend.
-backend.reset = reset  # type: ignore[attr-defined]
+backend.reset = reset  # type: ignore[attr-defined]  # functions take attributes

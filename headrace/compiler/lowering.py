@@ -49,7 +49,7 @@ def _lowering() -> Any:
     virtual = upstream.fetch("torch._inductor.virtualized", "V")
     fallback = upstream.fetch("torch._inductor.lowering", "fallback_handler")
 
-    class Call(base):  # type: ignore[misc]
+    class Call(base):  # type: ignore[misc]  # a private base class is untyped
         """One call of a bound kernel. The runtime checks that results are what the fake values promise."""
 
         def __init__(self, layout: Any, inputs: list[Any], kind: str, text: str) -> None:

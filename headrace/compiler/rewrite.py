@@ -103,7 +103,7 @@ def inductor_pass(rewriting: Rewriting, identity: str) -> Any:
     """`rewriting` as a pass that takes part in Inductor's cache keys under `identity`."""
     base: Any = upstream.custom_graph_pass()
 
-    class HeadracePass(base):  # type: ignore[misc]
+    class HeadracePass(base):  # type: ignore[misc]  # a private base class is untyped
         def __call__(self, graph: fx.Graph) -> None:
             rewriting(graph)
 

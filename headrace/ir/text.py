@@ -185,7 +185,7 @@ def parse_op(mnemonic: str, attributes: str) -> Op:
             raise GraphSyntaxError(f"{mnemonic} has no attribute {attribute!r}, or it is given twice")
         given[attribute] = _FORMS[mnemonic, attribute][1](value)
     try:
-        return OPS[mnemonic](**given)  # type: ignore[arg-type]
+        return OPS[mnemonic](**given)  # type: ignore[arg-type]  # each op's fields were parsed by their types
     except TypeError:
         wanted = ", ".join(field.name for field in fields(OPS[mnemonic]))
         raise GraphSyntaxError(f"{mnemonic} needs its attributes {wanted}") from None

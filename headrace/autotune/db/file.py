@@ -106,6 +106,7 @@ class SqliteFile:
         query = select(DecisionRow.__table__).where(DecisionRow.graph == graph)
         query = query.order_by(DecisionRow.region, DecisionRow.sizes)
         with self._transaction() as connection:
+            # A row's columns are untyped.
             return [decode_decision(row) for row in connection.execute(query)]  # type: ignore[arg-type]
 
     def put_run(self, run: Run) -> None:
@@ -117,7 +118,7 @@ class SqliteFile:
             return []
         with self._transaction() as connection:
             rows = connection.execute(select(RunRow.__table__).order_by(RunRow.number))
-            return [decode_run(row) for row in rows]  # type: ignore[arg-type]
+            return [decode_run(row) for row in rows]  # type: ignore[arg-type]  # a row's columns are untyped
 
     def put_meta(self, key: str, value: str) -> None:
         with self._transaction(write=True) as connection:

@@ -226,6 +226,7 @@ def check_of(fields: dict[str, object]) -> Check:
         reference, repeats = fields["reference"], fields["repeats"]
         if not isinstance(reference, str) or not isinstance(repeats, int):
             raise TypeError("reference")
+        # Validated above.
         return Check(tuple(seeds), reference, repeats, error, bound)  # type: ignore[arg-type]
     except (KeyError, TypeError) as problem:
         raise ObservationError(f"cannot read the check of a row: {problem}") from None

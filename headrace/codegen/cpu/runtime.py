@@ -89,7 +89,7 @@ class Runtime:
 def _openmp_path() -> str | None:
     """The OpenMP library that torch has loaded, or None. Intel's and LLVM's export GNU's names as well."""
     try:
-        import torch  # noqa: F401
+        import torch  # noqa: F401  # for its effect: it loads libgomp
     except ImportError:
         return None
     try:

@@ -111,7 +111,7 @@ def _moments(b: Builder, x: Node, axes: Sequence[int], correction: float) -> tup
 
 def _correction(unbiased: object, correction: object) -> float:
     if correction is not None:
-        return float(correction)  # type: ignore[arg-type]
+        return float(correction)  # type: ignore[arg-type]  # the schema says a number
     return 1.0 if unbiased is None or unbiased else 0.0
 
 
@@ -125,6 +125,7 @@ def variance(root: bool, with_mean: bool) -> Callable[..., Node | tuple[Node, ..
         if overload == "default":
             unbiased = args[0] if args else kwargs.get("unbiased")
         else:
+            # The schema says a list of ints.
             axes = args[0] if args else kwargs.get("dim")  # type: ignore[assignment]
             unbiased = args[1] if len(args) > 1 and overload == "dim" else kwargs.get("unbiased")
         chosen = axes_of(x, axes)

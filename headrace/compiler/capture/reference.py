@@ -41,7 +41,9 @@ def externs(module: fx.GraphModule, sizes: Mapping[str, int] | None = None) -> E
         def value_of(arg: fx.Node) -> object:
             return table[arg]
 
+        # Fx's map_arg is typed for nodes only.
         args = map_arg(original.args, value_of)  # type: ignore[arg-type]
+        # Fx's map_arg is typed for nodes only.
         kwargs = map_arg(original.kwargs, value_of)  # type: ignore[arg-type]
         result: Value = original.target(*args, **kwargs)
         return tuple(result) if isinstance(result, list) else result

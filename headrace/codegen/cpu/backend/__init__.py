@@ -2,4 +2,4 @@
 fail."""
 
 # Whoever imports a module below before Triton would otherwise have Triton discover it half-initialised.
-import triton as _triton  # noqa: F401
+import triton as _triton  # noqa: F401  # for its effect, see above

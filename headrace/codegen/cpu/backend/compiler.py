@@ -7,7 +7,7 @@ from typing import Any
 from triton.backends.compiler import BaseBackend, GPUTarget
 
 
-class CpuBackend(BaseBackend):  # type: ignore[misc]
+class CpuBackend(BaseBackend):  # type: ignore[misc]  # triton ships no types
     """Compiles Triton kernels to object code for the host's processor."""
 
     binary_ext = "obj"

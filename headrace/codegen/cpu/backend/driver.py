@@ -79,7 +79,7 @@ def _why_unusable() -> str | None:
     return None
 
 
-class CpuDriver(DriverBase):  # type: ignore[misc]
+class CpuDriver(DriverBase):  # type: ignore[misc]  # triton ships no types
     """Runs kernels on the host. There is one device and one stream, and a launch returns when the grid is
     done."""
 
