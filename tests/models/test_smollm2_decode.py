@@ -47,7 +47,7 @@ def test_one_compilation_serves_every_position(stepped):
     stats = upstream.fetch("torch._dynamo.utils", "counters")["stats"]
     before = stats["unique_graphs"]
     with torch.no_grad():
-        for position in (1, 2, 7, 8, 100, 255, 256, 510, CACHE_LENGTH - 1):
+        for position in range(CACHE_LENGTH):
             decoder.seek(position)
             assert torch.isfinite(decoder.next(prompt(1, 512))).all()
     assert stats["unique_graphs"] == before
