@@ -26,7 +26,7 @@ $(VENV)/.demo: pyproject.toml constraints.txt $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.demo
-	$(PIP) install -c constraints.txt -e '.[dev,demo]'
+	$(PIP) install -c constraints.txt -e '.[dev,demo,ecosystem]'
 	@touch $@
 
 demo: $(VENV)/.demo  ## a real language model answers on generated kernels

@@ -12,7 +12,7 @@ from benchmarks.common import Result
 from headrace.compiler.cli.output import Output
 from headrace.compiler.resolve import host_device
 
-NAMES = ("decode_smollm2", "op_gemv", "op_attention", "op_rows")
+NAMES = ("decode_smollm2", "op_gemv", "op_attention", "op_rows", "cpu_engine")
 
 
 def main() -> int:
@@ -22,6 +22,18 @@ def main() -> int:
     parser.add_argument("--no-bars", action="store_true", help="print only; a missed bar is no failure")
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument(
+        "--only", default="", metavar="section,...", help="sections of a benchmark that has some (cpu_engine)"
+    )
+    parser.add_argument(
+        "--best", action="store_true",
+        help="cpu_engine: compare the best rounds, not the medians; for a machine with other work",
+    )  # fmt: skip
+    parser.add_argument(
+        "--cpu-time",
+        action="store_true",
+        help="cpu_engine: processor time instead of wall time; needs --threads 1",
+    )
     parser.add_argument(
         "--rounds", type=int, default=0, help="rounds of each race; 0 lets each benchmark choose"
     )
@@ -35,8 +47,7 @@ def main() -> int:
     results: list[Result] = []
     with torch.no_grad():
         for name in arguments.names or NAMES:
-            run: Callable[[int], Result] = importlib.import_module(f"benchmarks.{name}").run
-            results.append(run(arguments.rounds))
+            results.append(_run(name, arguments))
             show(out, results[-1])
     out.result(
         [
@@ -45,7 +56,8 @@ def main() -> int:
                 "rows": [dict(zip(result.columns, row, strict=True)) for row in result.rows],
                 "notes": result.notes,
                 "bars": [
-                    {"name": b.name, "value": b.value, "least": b.least, "held": b.held} for b in result.bars
+                    {"name": b.name, "value": b.value, "bound": b.bound, "at_most": b.at_most, "held": b.held}
+                    for b in result.bars
                 ],
             }
             for result in results
@@ -53,6 +65,15 @@ def main() -> int:
     )
     missed = [bar for result in results for bar in result.bars if not bar.held]
     return 1 if missed and not arguments.no_bars else 0
+
+
+def _run(name: str, arguments: argparse.Namespace) -> Result:
+    module = importlib.import_module(f"benchmarks.{name}")
+    run: Callable[..., Result] = module.run
+    if not hasattr(module, "SECTIONS"):
+        return run(arguments.rounds)
+    only = tuple(section for section in arguments.only.split(",") if section)
+    return run(arguments.rounds, only=only, best=arguments.best, cpu=arguments.cpu_time)
 
 
 def show(out: Output, result: Result) -> None:

@@ -33,11 +33,12 @@ def compare(title: str, cases: list[Case], rounds: int) -> Result:
         operands = rotated(case.operands)
         sizes = case.spec.sizes([tensor.shape for tensor in operands[0]])
         each = sum(tensor.nbytes for tensor in operands[0])
-        steps: dict[str, Callable[[], object]] = {"torch": cycling(case.torch, operands)}
+        step = cycling(operands)
+        steps: dict[str, Callable[[], object]] = {"torch": step(case.torch)}
         for flow in dataflows(case.spec, sizes, device):
             if flow.name != "library":
                 kernel = instantiate(case.spec, flow.default(case.spec, sizes, device), device)
-                steps[flow.name] = cycling(kernel, operands)
+                steps[flow.name] = step(kernel)
         with readers(each * len(operands)) as reading:
             reads = race(reading, 3, warmup=1)
         timings = race(steps, rounds or 40)

@@ -188,6 +188,7 @@ def _context(spec: Attention, rows: _Rows, block_j: int) -> dict[str, object]:
     reading = refs(score).union(*(refs(part) for part in whole))
     extras = [e for e in spec.extras if e.name in reading]
     reads = {e.name: _read(e, rows, tile=True) for e in extras}
+    factor = _factor(spec.score) if _online(spec) else Code("")
     in_bounds = frozenset().union(*(refs(e) for e in (*found.lower, *found.upper)))
     low = [_limit(spec, rows, fold(e)) for e in found.lower]
     high = [_limit(spec, rows, fold(e)) for e in found.upper]
@@ -199,6 +200,7 @@ def _context(spec: Attention, rows: _Rows, block_j: int) -> dict[str, object]:
         "lower": low, "upper": high, "mask": [value.text for value in map(_as_code, shown)],
         "always_masked": bool(rest), "score": score_text, "trivial_score": score == Ref("s"),
         "finite": not any("j" in e.dims for e in extras if e.name in refs(score)) and _finite(score),
+        "factor": factor, "exp": Code("tl.exp2" if factor else "tl.exp"),
         "weighting": spec.normalizer.weighting, "online": _online(spec), "safe": spec.safe,
         "divide": spec.normalizer.denominator is Denominator.SUM,
         "block_j": block_j, "d_k": spec.d_k, "d_v": spec.d_v,
@@ -223,6 +225,23 @@ def _finite(score: Expr) -> bool:
 
 def _nodes(expr: Expr) -> list[Expr]:
     return [expr, *(node for arg in expr.args for node in _nodes(arg))] if isinstance(expr, Call) else [expr]
+
+
+def _factor(score: Expr) -> Code:
+    """What s is multiplied with to be an exponent of two: where the score is s times a positive constant.
+
+    exp(x - max x) is then 2^(s * factor - max), one multiply-add before the exponential instead of two.
+    """
+    factor = 1.0
+    if isinstance(score, Call) and score.fn == "mul" and Ref("s") in score.args:
+        other = score.args[1] if score.args[0] == Ref("s") else score.args[0]
+        if not isinstance(other, Const) or isinstance(other.value, bool):
+            return Code("")
+        factor = float(other.value)
+    elif score != Ref("s"):
+        return Code("")
+    factor *= math.log2(math.e)
+    return Code(repr(factor) if 1e-30 < factor < 1e30 else "")
 
 
 def _online(spec: Attention) -> bool:

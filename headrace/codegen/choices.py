@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from headrace.codegen import attention, gemm
+from headrace.codegen import attention, cpu_blocks, gemm
 from headrace.codegen.plan import cdiv, next_power_of_two
 from headrace.ir.device import Backend, Device
 from headrace.ir.dtype import DType
@@ -160,13 +160,15 @@ class DotChoices:
             block_m = nearest(values_m, max(low, next_power_of_two(m)))
         else:
             values_m = powers(max(low, 16), 256)
-            block_m = 64 if single or not _gpu(device) else 128
+            block_m = 64 if single else 128
             block_m = nearest(values_m, max(16, min(block_m, next_power_of_two(m))))
-        values_n, values_k = powers(16, 256), powers(16, 256)
+        values_n, values_k = powers(16, 256), powers(16, 256 if _gpu(device) else 1024)
         if not _gpu(device):
-            block_n, block_k = 64, 64
-            while k % block_k and block_k > 16:
-                block_k //= 2
+            mixed = single or {spec.x} != {w.dtype for w in spec.weights}
+            product = cpu_blocks.Product(
+                m, n, k, pair, spec.weights[0].layout == "nk", 4 if mixed else 2, max(device.units, 1)
+            )
+            block_m, block_n, block_k = (cpu_blocks.flat if self.split else cpu_blocks.tiled)(product)
             found = [
                 Knob("block_m", block_m, values_m),
                 Knob("block_n", block_n, values_n),
@@ -199,7 +201,8 @@ class DotChoices:
         assert isinstance(spec, Gemm)
         least = 16 if _gpu(device) else 1
         ranges: dict[str, tuple[Value, ...]] = {
-            "block_m": powers(least, 256), "block_n": powers(least, 256), "block_k": powers(least, 512),
+            "block_m": powers(least, 256), "block_n": powers(least, 256),
+            "block_k": powers(least, 512 if _gpu(device) else 1024),
         }  # fmt: skip
         ranges["split_k" if self.split else "group_m"] = tuple(range(1, 33))
         reason = _unknown(schedule, ranges | _launch_ranges(device, True))
@@ -227,7 +230,8 @@ class PrefillChoices:
         single = DType.F32 in (spec.q, spec.k, spec.v)
         if not _gpu(device):
             return (
-                Knob("block_i", nearest(values_i, min(32, next_power_of_two(sizes[1]))), values_i),
+                # Enough rows that reading a tile of keys costs little; causal masks waste half a tile.
+                Knob("block_i", nearest(values_i, min(64, next_power_of_two(sizes[1]))), values_i),
                 Knob("block_j", 64, values_j),
             )
         # Chosen by what the builds of `targets.py` need: the largest tiles whose registers do not spill.

@@ -47,6 +47,9 @@ def test_doctor_reports_every_section(headrace):
         "CPU engine",
         "triton.backends cpu",
         "CPU features",
+        "LLVM",
+        "threads",
+        "kernel cache",
         "C++ compiler",
         "database",
     } <= names
@@ -58,6 +61,16 @@ def test_doctor_says_when_the_engine_is_off(headrace, monkeypatch):
     ran = headrace("doctor", "--quick")
     assert ran.code == 1
     assert "HEADRACE_CPU_ENGINE=off" in ran.out
+
+
+def test_doctor_says_what_the_engine_compiles_and_runs_with(headrace, tmp_path, monkeypatch):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    (tmp_path / "entry").mkdir()
+    findings = headrace("doctor", "--quick", "--json").json["sections"]["CPU"]
+    told = {finding["name"]: finding["value"] for finding in findings}
+    assert told["kernel cache"] == f"{tmp_path}: 1 entries"
+    assert "llvmlite" in told["LLVM"]
+    assert "omp" in told["threads"]
 
 
 def test_doctor_notices_a_file_that_is_no_database(headrace, home):

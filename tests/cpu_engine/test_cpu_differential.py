@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from cpu_cases import BY_NAME, CASES, Case, tensors
+from test_cpu_parse import compiled
 
+from headrace.codegen.cpu import jit, target, vector
 from headrace.codegen.cpu.direct import DirectKernel, compile_direct
+from headrace.codegen.cpu.lower import lower
+from headrace.codegen.cpu.parse import parse
 from headrace.errors import CpuEngineError, UnsupportedTtir
 
 
@@ -44,11 +48,48 @@ def test_the_default_engine_matches_the_interpreter(case: Case, interpreted) -> 
     check(case, found, expected(case, interpreted))
 
 
-def test_a_kernel_that_the_vector_lowering_declines_can_be_refused() -> None:
-    case = BY_NAME["spin_lock"]
-    assert run(case, "auto")[0].engine == "reference"
-    with pytest.raises(UnsupportedTtir, match="atomic_cas"):
-        run(case, "vector")
+@pytest.mark.parametrize("case", CASES, ids=lambda c: c.name)
+def test_the_vector_lowering_takes_every_kernel(case: Case) -> None:
+    assert run(case, "vector")[0].engine == "vector"
+
+
+def test_a_kernel_that_the_vector_lowering_declines_can_be_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def decline(*_: object) -> None:
+        raise vector.VectorDeclined("not today")
+
+    monkeypatch.setattr(vector, "lower", decline)
+    module = parse(str(compiled(BY_NAME["masked_add"])))
+    lowered = lower(module, target.host(), "auto")
+    assert (lowered.engine, lowered.reason) == ("reference", "not today")
+    with pytest.raises(UnsupportedTtir, match="declines masked_add: not today"):
+        lower(module, target.host(), "vector")
+
+
+@pytest.mark.parametrize("kind", [AssertionError, KeyError, IndexError])
+def test_a_fault_of_the_vector_lowering_never_reaches_the_user(
+    kind: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise kind("strange")
+
+    monkeypatch.setattr(vector, "lower", fail)
+    module = parse(str(compiled(BY_NAME["masked_add"])))
+    lowered = lower(module, target.host(), "auto")
+    assert lowered.engine == "reference"
+    assert re.fullmatch(rf"{INTERNAL}, {kind.__name__} at \w+\.py:\d+: .*strange.*", lowered.reason)
+    with pytest.raises(UnsupportedTtir, match="vector lowering fails on masked_add: .*strange") as raised:
+        lower(module, target.host(), "vector")
+    assert isinstance(raised.value.__cause__, kind)
+
+
+def test_text_that_llvm_rejects_is_replaced_by_the_reference(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(vector, "lower", lambda *_: vector.Vectorised("define void @f( {", ()))
+    module = parse(str(compiled(BY_NAME["masked_add"])))
+    lowered = lower(module, target.host(), "auto")
+    assert lowered.engine == "reference"
+    assert "LLVM rejects" in lowered.reason
+    with pytest.raises(CpuEngineError, match="LLVM rejects"):
+        jit.check(lower(module, target.host(), "vector").ir)
 
 
 def test_an_unknown_engine_is_an_error() -> None:

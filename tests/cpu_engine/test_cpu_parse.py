@@ -1,23 +1,29 @@
 """The parser, against stored TTIR and against what the installed Triton prints today.
 
-To renew the goldens after a change of Triton: ``python test_cpu_parse.py``, then read the difference.
+Goldens are kept per version of Triton in ``goldens/``. To write those of the installed one:
+``python test_cpu_parse.py``, then read the difference.
 """
 
 from __future__ import annotations
 
 import pathlib
+import tempfile
 
 import pytest
+import triton
 from cpu_cases import BY_NAME, Case
+from cpu_golden_kernels import KERNELS
 
 from headrace.codegen.cpu import pipeline, ttir
 from headrace.codegen.cpu.backend import compiler, options
 from headrace.codegen.cpu.direct import gpu_target
+from headrace.codegen.cpu.opsamples import samples
 from headrace.codegen.cpu.parse import parse
 from headrace.codegen.cpu.parse_text import parse_type
 from headrace.errors import UnsupportedTtir
 
 GOLDENS = pathlib.Path(__file__).parent / "goldens"
+INSTALLED = GOLDENS / ".".join(triton.__version__.split(".")[:2])
 NAMES = [
     "int_math",
     "flash_f16_causal",
@@ -38,15 +44,25 @@ NAMES = [
 
 def compiled(case: Case):
     """Triton's module for a case, after the engine's TTIR stage."""
+    return compiled_kernel(case.kernel, case.signature(), case.meta)
+
+
+def golden_module(name: str):
+    """Triton's module for a golden: a differential case, or a kernel written for its printed forms."""
+    return compiled_kernel(*KERNELS[name]) if name in KERNELS else compiled(BY_NAME[name])
+
+
+def compiled_kernel(kernel, given: dict[str, str], constants: dict[str, object]):
     from triton._C.libtriton import ir
     from triton.compiler import ASTSource
 
-    signature = {n: case.signature().get(n, "constexpr") for n in case.kernel.arg_names}
+    signature = {n: given.get(n, "constexpr") for n in kernel.arg_names}
     backend = compiler.CpuBackend(gpu_target())
     context = ir.context()
     ir.load_dialects(context)
-    parsed = options.parse({}, backend.arch)
-    module = ASTSource(case.kernel, signature, case.meta).make_ir(
+    asked = {"debug": True, "sanitize_overflow": False}  # so that the kernel's own assertions are printed
+    parsed = options.parse(asked, backend.arch)
+    module = ASTSource(kernel, signature, dict(constants)).make_ir(
         backend.target, parsed, backend.get_codegen_implementation(parsed), backend.get_module_map(), context
     )
     module.context = context
@@ -87,18 +103,45 @@ def dump(module: ttir.Module) -> str:
     return "\n".join(lines) + "\n"
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_stored_text_parses_to_the_stored_structure(name: str) -> None:
-    module = parse((GOLDENS / f"{name}.ttir").read_text())
-    assert dump(module) == (GOLDENS / f"{name}.txt").read_text()
+@pytest.mark.parametrize("path", sorted(GOLDENS.glob("*/*.ttir")), ids=lambda p: f"{p.parent.name}-{p.stem}")
+def test_stored_text_parses_to_the_stored_structure(path: pathlib.Path) -> None:
+    assert dump(parse(path.read_text())) == path.with_suffix(".txt").read_text()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, *KERNELS])
 def test_the_installed_triton_prints_what_is_stored(name: str) -> None:
-    module = compiled(BY_NAME[name])
-    expected = (GOLDENS / f"{name}.txt").read_text()
+    module = golden_module(name)
+    expected = (INSTALLED / f"{name}.txt").read_text()
     assert dump(parse(module.str_nodebug())) == expected
     assert dump(parse(str(module))) == expected
+
+
+def printed_samples() -> dict[str, str]:
+    """One sample of every operation that is not refused by the parser, as the installed Triton prints it."""
+    from triton._C.libtriton import ir
+
+    context = ir.context()
+    ir.load_dialects(context)
+    found: dict[str, str] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "sample.mlir"
+        for sample in samples():
+            if sample.op not in found and "tensordesc" not in sample.text:
+                path.write_text(sample.text)
+                found[sample.op] = ir.parse_mlir_module(str(path), context).str_nodebug()
+    return found
+
+
+def dump_samples(texts: dict[str, str]) -> str:
+    """The line of the operation itself: the rest of a sample is the same everywhere."""
+    found = []
+    for op, text in sorted(texts.items()):
+        found += [line.strip() for line in dump(parse(text)).splitlines() if f"] = {op}(" in line]
+    return "\n".join(found) + "\n"
+
+
+def test_every_operation_parses_as_stored_in_the_form_that_the_installed_triton_prints() -> None:
+    assert dump_samples(printed_samples()) == (INSTALLED / "operations").read_text()
 
 
 def test_locations_name_the_kernel_line_through_inlined_functions() -> None:
@@ -188,8 +231,9 @@ def test_other_types_are_refused(text: str) -> None:
 
 
 if __name__ == "__main__":
-    GOLDENS.mkdir(exist_ok=True)
-    for golden in NAMES:
-        printed = compiled(BY_NAME[golden]).str_nodebug()
-        (GOLDENS / f"{golden}.ttir").write_text(printed)
-        (GOLDENS / f"{golden}.txt").write_text(dump(parse(printed)))
+    INSTALLED.mkdir(parents=True, exist_ok=True)
+    for golden in [*NAMES, *KERNELS]:
+        printed = golden_module(golden).str_nodebug()
+        (INSTALLED / f"{golden}.ttir").write_text(printed)
+        (INSTALLED / f"{golden}.txt").write_text(dump(parse(printed)))
+    (INSTALLED / "operations").write_text(dump_samples(printed_samples()))

@@ -1,15 +1,11 @@
-"""Loops, branches, memory order, and what is declined."""
+"""Loops, branches and memory order."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-import triton
-import triton.language as tl
 import vector_kernels as k
 from vector_support import run, worst
-
-from headrace.errors import UnsupportedTtir
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
@@ -95,21 +91,3 @@ def test_reshape(n: int, group: int):
     x, y = torch.randn(n), torch.empty(n // group)
     run(k.reshape_sum, [1], x, y, BN=n, GROUP=group)
     assert worst(y, 2 * x.double().view(-1, group).sum(1)) < 1e-6
-
-
-@triton.jit
-def _cumulative(x_ptr, y_ptr, BLOCK: tl.constexpr):
-    i = tl.arange(0, BLOCK)
-    tl.store(y_ptr + i, tl.cumsum(tl.load(x_ptr + i), 0))
-
-
-@triton.jit
-def _histogram(x_ptr, y_ptr, BLOCK: tl.constexpr):
-    i = tl.arange(0, BLOCK)
-    tl.atomic_add(y_ptr + i // 2, tl.load(x_ptr + i))
-
-
-@pytest.mark.parametrize("kernel", [_cumulative, _histogram])
-def test_what_is_not_vectorised_is_declined_by_name(kernel):
-    with pytest.raises(UnsupportedTtir, match=r"declines .*tt\.(scan|atomic_rmw)"):
-        run(kernel, [1], torch.ones(16), torch.zeros(16), BLOCK=16)

@@ -9,6 +9,8 @@ import torch
 import vector_kernels as k
 from vector_support import Guarded, run, ulps, worst
 
+from headrace.codegen.cpu.vector.memory import stream
+
 EXACT = {
     "exp": torch.exp, "exp2": torch.exp2, "log": torch.log, "log2": torch.log2, "sqrt": torch.sqrt,
     "rsqrt": torch.rsqrt, "erf": torch.erf, "sigmoid": torch.sigmoid, "abs": torch.abs, "floor": torch.floor,
@@ -264,3 +266,61 @@ def test_64_bit_offsets_are_kept():
     x, y = torch.randn(32), torch.empty(32)
     run(k.wide_offsets, [1], x, y, 2**30, BLOCK=32)
     assert torch.equal(y, x + 1.0)
+
+
+@pytest.mark.parametrize("n", [3, 16, 100, 1000])
+def test_subnormal_numbers_are_rounded_to_bf16_and_not_flushed(n: int):
+    torch.manual_seed(n)
+    x = torch.randint(0, 1 << 23, (n,), dtype=torch.int32).view(torch.float32)
+    x[1::2] *= -1.0
+    x[::3] = torch.randn(len(x[::3]))
+    x[2] = 1.1754942e-38  # rounds up to the least normal number
+    y = torch.empty(n, dtype=torch.bfloat16)
+    run(k.cast, [-(-n // 64)], x, y, n, BLOCK=64)
+    assert torch.equal(y.view(torch.int16), x.to(torch.bfloat16).view(torch.int16))
+
+
+@pytest.mark.parametrize(
+    ("rows", "cols", "stride"), [(4200, 1024, 1024), (4200, 1000, 1030), (1, 1024, 1024)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_launches_larger_than_the_caches_write_the_same(
+    rows: int, cols: int, stride: int, dtype: torch.dtype
+):
+    x = torch.randn(rows * stride + 64).to(dtype)
+    for first in (0, 1):  # aligned and not
+        y = torch.zeros_like(x)
+        kernel = run(k.double_rows, [rows], x[first:], y[first:], cols, stride, BLOCK=1024)
+        assert "!nontemporal" in kernel.llvm_ir
+        assert "sfence" in kernel.llvm_ir
+        expected = torch.zeros_like(x)
+        expected[first : first + rows * stride].view(rows, stride)[:, :cols] = (
+            2 * x[first : first + rows * stride].view(rows, stride)[:, :cols]
+        )
+        assert torch.equal(y, expected)
+
+
+def test_a_large_tensor_written_in_place():
+    rows = stream.STREAM_BYTES // 4096 + 1
+    x = torch.randn(rows * 1024)
+    expected = 2 * x
+    run(k.double_rows, [rows], x, x, 1024, 1024, BLOCK=1024)
+    assert torch.equal(x, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("apart", [None, 0, 1, -5, 32, 64, 512])
+def test_stores_written_together_are_as_good_as_one_after_the_other(apart: int | None, dtype: torch.dtype):
+    """``apart`` is where y begins within x; None: elsewhere."""
+    memory, cosine, sine = (torch.randn(n).to(dtype) for n in (2500, 32, 32))
+    for heads, shift in ((8, 0), (5, 0), (8, 32), (8, 3), (5, -2), (0, 0)):
+        results = []
+        for engine in ("vector", "reference"):
+            x = memory.clone()
+            y = torch.zeros_like(x)[500:] if apart is None else x[1000 + apart :]
+            run(k.rotate, [1], x[1000:], cosine, sine, y, heads, shift, H=8, D=64, engine=engine)
+            results.append((x, y))
+        for ours, expected in zip(*results, strict=True):
+            torch.testing.assert_close(
+                ours, expected, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5
+            )

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 import vector_kernels as k
 import vector_matrix_kernels as matrix
 from vector_support import Guarded, run, worst
@@ -211,3 +213,75 @@ def test_gemv_with_weights_stored_by_input(n: int, kk: int, dtype: torch.dtype):
     w, x, y = torch.randn(kk, n).to(dtype), torch.randn(kk).to(dtype), torch.empty(n)
     run(matrix.gemv_kn, [-(-n // 64)], w, x, y, n, kk, BN=64, BK=32)
     assert worst(y, x.double() @ w.double()) < 2e-6
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+def test_prefetching_for_a_program_that_does_not_exist_is_harmless(at_end: bool):
+    with Guarded(5 * 1024, torch.float32, at_end) as x:
+        x.copy_(torch.randn(5 * 1024))
+        y = torch.empty(5, 1024)
+        kernel = run(k.softmax, [5], x, y, 5, 1024, BM=1, BN=1024)
+        assert "call void @llvm.prefetch" in kernel.llvm_ir
+        assert worst(y, torch.softmax(x.view(5, 1024).double(), 1)) < 1e-6
+        del x
+
+
+def test_one_pass_over_a_tile_is_left_to_the_hardwares_prefetchers():
+    x = torch.randn(4, 1024)
+    y = torch.empty_like(x)
+    kernel = run(k.double_rows, [4], x, y, 1024, 1024, BLOCK=1024)
+    assert "llvm.prefetch" not in kernel.llvm_ir.replace("declare void @llvm.prefetch", "")
+    assert torch.equal(y, 2 * x)
+
+
+@triton.jit
+def _either(a, b):
+    return a | b
+
+
+@triton.jit
+def _reduce_bits(x, y, R: tl.constexpr, N: tl.constexpr, AXIS: tl.constexpr):
+    at = tl.arange(0, R)[:, None] * N + tl.arange(0, N)[None, :]
+    found = tl.reduce(tl.load(x + at) > 1, AXIS, _either, keep_dims=True)
+    tl.store(y + at, tl.where(found, 1, 0) + tl.zeros((R, N), tl.int32))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("shape", [(8, 2), (2, 8), (16, 32), (1, 16), (16, 1)], ids=str)
+def test_a_reduction_of_bits_has_a_result_for_each_row(shape: tuple[int, int], axis: int):
+    x = torch.randn(shape)
+    y = torch.empty(shape, dtype=torch.int32)
+    run(_reduce_bits, [1], x, y, R=shape[0], N=shape[1], AXIS=axis)
+    assert torch.equal(y, (x > 1).any(axis, keepdim=True).int().expand(shape))
+
+
+@triton.jit
+def _least_of_permuted(x, y, AXIS: tl.constexpr):
+    i = tl.arange(0, 32)
+    v = tl.permute(tl.reshape(tl.load(x + i), (1, 2, 2, 8)), (3, 0, 1, 2))
+    tl.store(y + i, tl.reshape(v - tl.min(v, AXIS, keep_dims=True), (32,)))
+
+
+@pytest.mark.parametrize("axis", range(4))
+def test_a_reduction_across_vectors_of_a_permuted_tile(axis: int):
+    """The vectors run along a dimension that is not the last one of the result."""
+    x = torch.randint(-99, 99, (32,), dtype=torch.int32)
+    y = torch.empty_like(x)
+    run(_least_of_permuted, [1], x, y, AXIS=axis)
+    v = x.reshape(1, 2, 2, 8).permute(3, 0, 1, 2)
+    assert torch.equal(y, (v - v.amin(axis, keepdim=True)).reshape(-1))
+
+
+@triton.jit
+def _sum_rows(x, y, R: tl.constexpr, N: tl.constexpr):
+    at = tl.arange(0, R)[:, None] * N + tl.arange(0, N)[None, :]
+    tl.store(y + tl.arange(0, R), tl.sum(tl.load(x + at), 1))
+
+
+@pytest.mark.parametrize("cols", [1, 2, 4, 8])
+@pytest.mark.parametrize("rows", [1, 4, 8, 32])
+def test_more_rows_than_columns_are_reduced_together(rows: int, cols: int):
+    x = torch.randint(-99, 99, (rows, cols), dtype=torch.int32)
+    y = torch.empty(rows, dtype=torch.int32)
+    run(_sum_rows, [1], x, y, R=rows, N=cols)
+    assert torch.equal(y, x.sum(1, dtype=torch.int32))

@@ -372,3 +372,26 @@ def outside_depends_on_memory(m_ptr, x_ptr, y_ptr, n, BM: tl.constexpr, BN: tl.c
     e = tl.exp(x - m[:, None])
     tl.store(m_ptr + r, tl.max(e, 1))
     tl.store(y_ptr + r, tl.sum(e, 1))
+
+
+@triton.jit
+def double_rows(x_ptr, y_ptr, cols, stride, BLOCK: tl.constexpr):
+    """Rows of y = 2 x, ``stride`` elements apart."""
+    row = tl.program_id(0).to(tl.int64) * stride
+    c = tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + row + c, mask=c < cols, other=0.0).to(tl.float32)
+    tl.store(y_ptr + row + c, (x * 2.0).to(y_ptr.dtype.element_ty), mask=c < cols)
+
+
+@triton.jit
+def rotate(x_ptr, c_ptr, s_ptr, y_ptr, heads, shift, H: tl.constexpr, D: tl.constexpr):
+    """Rotated halves of up to H heads to y + shift, and the first halves once more to y + 1."""
+    h = tl.arange(0, H)[:, None]
+    c = tl.arange(0, D // 2)[None, :]
+    at = tl.program_id(0) * H * D + h * D + c
+    cosine, sine = tl.load(c_ptr + c), tl.load(s_ptr + c)
+    a = tl.load(x_ptr + at, mask=h < heads, other=0.0)
+    b = tl.load(x_ptr + at + D // 2, mask=h < heads, other=0.0)
+    tl.store(y_ptr + at + shift, a * cosine - b * sine, mask=h < heads)
+    tl.store(y_ptr + at + D // 2 + shift, b * cosine + a * sine, mask=h < heads)
+    tl.store(y_ptr + at + 1, a, mask=h < heads)

@@ -205,3 +205,75 @@ def gemv_kn(w_ptr, x_ptr, y_ptr, N, K, BN: tl.constexpr, BK: tl.constexpr):
             w.to(tl.float32) * tl.load(x_ptr + k, mask=k < K, other=0.0).to(tl.float32)[:, None], axis=0
         )
     tl.store(y_ptr + n, acc, mask=n < N)
+
+
+@triton.jit
+def matmul_strided(a_ptr, b_ptr, c_ptr, M, N, K, sam, sak, sbk, sbn, OTHER: tl.constexpr, BM: tl.constexpr,
+                   BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+    """Any layout, pointers that advance, C starts from what is there; masked elements of A count as OTHER."""
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    k = tl.arange(0, BK)
+    a_tile = a_ptr + m[:, None] * sam + k[None, :] * sak
+    b_tile = b_ptr + k[:, None] * sbk + n[None, :] * sbn
+    keep = (m[:, None] < M) & (n[None, :] < N)
+    acc = tl.load(c_ptr + m[:, None] * N + n[None, :], mask=keep, other=0.0)
+    for k0 in range(0, K, BK):
+        left = K - k0
+        a = tl.load(a_tile, mask=(m[:, None] < M) & (k[None, :] < left), other=OTHER)
+        b = tl.load(b_tile, mask=(k[:, None] < left) & (n[None, :] < N), other=OTHER)
+        acc = tl.dot(a, b, acc, input_precision="ieee")
+        a_tile += BK * sak
+        b_tile += BK * sbk
+    tl.store(c_ptr + m[:, None] * N + n[None, :], acc, mask=keep)
+
+
+@triton.jit
+def matmul_row(a_ptr, b_ptr, c_ptr, M, A_K: tl.constexpr, B_N: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
+               BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):  # fmt: skip
+    """Sizes that are constants and whole blocks; A_K, B_N: contiguous along k and n. bias and relu after."""
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    acc = tl.zeros([BM, BN], tl.float32)
+    for k0 in range(0, K, BK):
+        k = k0 + tl.arange(0, BK)
+        a = tl.load(a_ptr + (m[:, None] * K + k[None, :] if A_K else k[None, :] * M + m[:, None]),
+                    mask=(m < M)[:, None], other=0.0)  # fmt: skip
+        b = tl.load(b_ptr + (k[:, None] * N + n[None, :] if B_N else n[None, :] * K + k[:, None]))
+        acc = tl.dot(a, b, acc, input_precision="ieee")
+    out = tl.maximum(acc * 0.5 + n[None, :].to(tl.float32), 0.0)
+    tl.store(c_ptr + m[:, None] * N + n[None, :], out, mask=(m < M)[:, None])
+
+
+@triton.jit
+def rescaled_sum(p_ptr, v_ptr, alpha_ptr, o_ptr, STEPS, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+                 AGAIN: tl.constexpr):  # fmt: skip
+    """acc = dot(p, v, acc * alpha), as in an online softmax; AGAIN: the old sum is used a second time."""
+    m, n, k = tl.arange(0, BM), tl.arange(0, BN), tl.arange(0, BK)
+    acc = tl.full([BM, BN], 1.0, tl.float32)
+    seen = tl.zeros([BM], tl.float32)
+    for step in range(STEPS):
+        p = tl.load(p_ptr + step * BM * BK + m[:, None] * BK + k[None, :])
+        v = tl.load(v_ptr + step * BK * BN + k[:, None] * BN + n[None, :])
+        alpha = tl.load(alpha_ptr + step * BM + m)
+        old = acc
+        acc = tl.dot(p, v, acc * alpha[:, None], input_precision="ieee")
+        if AGAIN:
+            seen += tl.sum(old, 1)
+    tl.store(o_ptr + m[:, None] * BN + n[None, :], acc + seen[:, None])
+
+
+@triton.jit
+def dequantised(x_ptr, w_ptr, s_ptr, y_ptr, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
+    """x times int8 weights W[n, k] with a scale per row, converted before the product."""
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    scale = tl.load(s_ptr + n, mask=n < N, other=0.0)
+    acc = tl.zeros([BM, BN], tl.float32)
+    for k0 in range(0, K, BK):
+        k = k0 + tl.arange(0, BK)
+        x = tl.load(x_ptr + m[:, None] * K + k[None, :], mask=(m[:, None] < M) & (k[None, :] < K), other=0.0)
+        w = tl.load(w_ptr + n[:, None] * K + k[None, :], mask=(n[:, None] < N) & (k[None, :] < K), other=0)
+        w = (w.to(tl.float32) * scale[:, None]).to(x.dtype)
+        acc = tl.dot(x, tl.trans(w), acc, input_precision="ieee")
+    tl.store(y_ptr + m[:, None] * N + n[None, :], acc, mask=(m[:, None] < M) & (n[None, :] < N))

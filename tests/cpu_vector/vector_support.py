@@ -9,6 +9,7 @@ from functools import cache
 import torch
 import triton  # noqa: F401  (the backend package must not be the first to be imported)
 
+from headrace import settings
 from headrace.codegen.cpu.direct import DirectKernel, compile_direct
 
 TYPES = {
@@ -20,11 +21,18 @@ TYPES = {
     torch.int16: "*i16",
     torch.int32: "*i32",
     torch.int64: "*i64",
+    torch.uint8: "*u8",
+    torch.uint16: "*u16",
+    torch.uint32: "*u32",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.float8_e5m2: "*fp8e5",
+    torch.float8_e4m3fnuz: "*fp8e4b8",
+    torch.float8_e5m2fnuz: "*fp8e5b16",
 }
 
 
 @cache
-def _compiled(fn, signature, constants, engine: str) -> DirectKernel:
+def _compiled(fn, signature, constants, engine: str, level: str) -> DirectKernel:
     return compile_direct(fn, dict(signature), dict(constants), options={"engine": engine})
 
 
@@ -37,7 +45,7 @@ def run(fn, grid, *args, engine: str = "vector", **constants) -> DirectKernel:
             kinds.append((name, TYPES[value.dtype]))
         else:
             kinds.append((name, "fp32" if isinstance(value, float) else "i32"))
-    kernel = _compiled(fn, tuple(kinds), tuple(constants.items()), engine)
+    kernel = _compiled(fn, tuple(kinds), tuple(constants.items()), engine, settings.cpu_features())
     assert kernel.engine == engine
     kernel(*(*grid, 1, 1)[:3], *args)
     return kernel
@@ -85,3 +93,40 @@ class Guarded:
 
     def __exit__(self, *_: object) -> None:
         self._release()
+
+
+def against_reference(fn, grid, *args, tol: float = 0.0, **constants) -> DirectKernel:
+    """Launch ``fn`` on both engines with equal arguments; every tensor must come out alike. Returns the
+    vector kernel; ``args`` hold its results."""
+    copies = [a.clone() if isinstance(a, torch.Tensor) else a for a in args]
+    kernel = run(fn, grid, *args, **constants)
+    run(fn, grid, *copies, engine="reference", **constants)
+    for a, b in zip(args, copies, strict=True):
+        if isinstance(a, torch.Tensor):
+            if tol and a.is_floating_point():
+                torch.testing.assert_close(a, b, rtol=tol, atol=tol, equal_nan=True)
+            else:
+                assert torch.equal(a.nan_to_num(12345.0), b.nan_to_num(12345.0)), (a, b)
+                assert torch.equal(a.isnan(), b.isnan())
+    return kernel
+
+
+def ttir_of(fn, signature: dict[str, str], constants: dict[str, object]) -> str:
+    """Text of a kernel's TTIR, as the engine gets it."""
+    from triton._C.libtriton import ir
+    from triton.compiler import ASTSource
+
+    from headrace.codegen.cpu import pipeline
+    from headrace.codegen.cpu.backend import compiler, options
+    from headrace.codegen.cpu.direct import gpu_target
+
+    backend = compiler.CpuBackend(gpu_target())
+    context = ir.context()
+    ir.load_dialects(context)
+    parsed = options.parse({}, backend.arch)
+    full = {n: signature.get(n, "constexpr") for n in fn.arg_names}
+    module = ASTSource(fn, full, constants).make_ir(
+        backend.target, parsed, backend.get_codegen_implementation(parsed), backend.get_module_map(), context
+    )
+    module.context = context
+    return str(pipeline.make_ttir(module, {}))

@@ -14,6 +14,17 @@ def test_a_bar_is_held_at_its_least_value():
     assert str(Bar("speed", 1.0, 1.2)).startswith("MISSED")
 
 
+def test_a_bar_on_a_time_is_missed_above_it():
+    assert Bar("launch", 20.0, 20.0, at_most=True).held
+    assert not Bar("launch", 20.1, 20.0, at_most=True).held
+
+
+def test_a_bar_inside_the_band_of_two_identical_runs_is_held():
+    assert Bar("speed", 1.19, 1.2, best=1.21).held
+    assert not Bar("speed", 1.19, 1.2, best=1.195).held
+    assert Bar("launch", 21.0, 20.0, at_most=True, best=19.9).held
+
+
 def test_operands_are_copied_until_no_cache_holds_them():
     copies = rotated(lambda: (torch.ones(256),), total=16 << 10)
     assert len(copies) == 16
@@ -24,12 +35,14 @@ def test_the_number_of_copies_is_limited():
     assert len(rotated(lambda: (torch.ones(1),), total=1 << 20, most=7)) == 7
 
 
-def test_a_cycling_step_takes_each_set_of_operands_in_turn():
-    seen: list[int] = []
-    step = cycling(lambda operands: seen.append(int(operands[0])), [(torch.tensor(at),) for at in range(3)])
-    for _ in range(4):
+def test_steps_on_the_same_operands_take_turns_on_them():
+    seen: list[tuple[str, int]] = []
+    made = cycling([(torch.tensor(at),) for at in range(3)])
+    ours = made(lambda operands: seen.append(("ours", int(operands[0]))))
+    peer = made(lambda operands: seen.append(("peer", int(operands[0]))))
+    for step in (ours, peer, peer, ours):
         step()
-    assert seen == [1, 2, 0, 1]
+    assert seen == [("ours", 0), ("peer", 1), ("peer", 2), ("ours", 0)]
 
 
 def test_the_floor_is_the_better_kind_of_page():

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pathlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from headrace.codegen.cpu import jit, pipeline, runtime, target
+from headrace.codegen.cpu import jit, pipeline, runtime, seal, target
 from headrace.codegen.cpu.backend import compiler
 from headrace.codegen.cpu.backend import options as cpu_options
+from headrace.codegen.cpu.fork import exclusive
 from headrace.errors import CpuEngineError
 
 
@@ -49,6 +51,7 @@ class DirectKernel:
         return jit.assembly(self.llvm_ir, target.host(), int(self.metadata["passes"]))
 
 
+@exclusive
 def compile_direct(
     fn: Any,
     signature: Mapping[str, str],
@@ -89,31 +92,40 @@ def compile_direct(
     parsed = cpu_options.parse(dict(options or {}), backend.arch)
     key = f"direct-{source.hash()}-{backend.hash()}-{parsed.hash()}"
     cache = get_cache_manager(hashlib.sha256(key.encode()).hexdigest())
-    group = cache.get_group("kernel.json") or {}
     start = time.perf_counter()
-    if set(group) >= {"kernel.json", "kernel.obj", "kernel.llir"}:
-        with open(group["kernel.json"]) as f:
-            metadata = json.load(f)
-        with open(group["kernel.obj"], "rb") as f:
-            obj = f.read()
-        with open(group["kernel.llir"]) as f:
-            text = f.read()
-        elapsed = 0.0
-    else:
-        metadata, text, obj = _compile(source, backend, parsed)
+    found = _cached(cache)
+    elapsed = 0.0
+    if found is None:
+        metadata, text, sealed = _compile(source, backend, parsed)
         elapsed = (time.perf_counter() - start) * 1e3
         files = {
             "kernel.llir": cache.put(text, "kernel.llir", binary=False),
-            "kernel.obj": cache.put(obj, "kernel.obj"),
+            "kernel.obj": cache.put(sealed, "kernel.obj"),
             "kernel.json": cache.put(json.dumps(metadata), "kernel.json", binary=False),
         }
         cache.put_group("kernel.json", files)
+        found = metadata, text, seal.opened(sealed) or b""
+    metadata, text, obj = found
     shared = runtime.get(host)
     loaded = jit.load(obj, (metadata["name"],), shared.known, host)
     launch = shared.callable(loaded.addresses[metadata["name"]], metadata["letters"], loaded)
     return DirectKernel(
         fn.__name__, launch, metadata["engine"], metadata["engine_reason"], elapsed, text, metadata, loaded
     )
+
+
+def _cached(cache: Any) -> tuple[dict[str, Any], str, bytes] | None:
+    """Metadata, LLVM IR and object of an entry that is there and whole."""
+    try:
+        group = cache.get_group("kernel.json") or {}
+        if not set(group) >= {"kernel.json", "kernel.obj", "kernel.llir"}:
+            return None
+        metadata = json.loads(pathlib.Path(group["kernel.json"]).read_text())
+        obj = seal.opened(pathlib.Path(group["kernel.obj"]).read_bytes())
+        text = pathlib.Path(group["kernel.llir"]).read_text()
+    except (OSError, ValueError):  # another process may be clearing the folder
+        return None
+    return None if obj is None else (metadata, text, obj)
 
 
 def _compile(

@@ -10,18 +10,18 @@ from __future__ import annotations
 import ctypes
 import itertools
 import struct
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from headrace.codegen.cpu.fork import exclusive
 from headrace.codegen.cpu.target import CpuTarget
 from headrace.errors import CpuEngineError
 
-_LOCK = threading.RLock()  # LLVM's global context is shared by all threads
 _NAMES = itertools.count()
+ISLAND = "island."  # names of functions outlined from the vector lowering begin so
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,18 @@ def _machine(target: CpuTarget, level: int) -> Any:
     )
 
 
-def _module(ir: str, target: CpuTarget, passes: int) -> Any:
-    llvm = _llvm()
+def _parsed(ir: str) -> Any:
     try:
-        module = llvm.parse_assembly(ir)
+        module = _llvm().parse_assembly(ir)
         module.verify()
     except RuntimeError as error:
         raise CpuEngineError(f"LLVM rejects the engine's code: {str(error).strip()}") from error
+    return module
+
+
+def _module(ir: str, target: CpuTarget, passes: int) -> Any:
+    llvm = _llvm()
+    module = _parsed(ir)
     if passes:
         machine = _machine(target, 2)
         tuning = llvm.create_pipeline_tuning_options(speed_level=2)
@@ -84,21 +89,53 @@ def _module(ir: str, target: CpuTarget, passes: int) -> Any:
         builder = llvm.create_pass_builder(machine, tuning)
         manager = builder.getModulePassManager() if passes > 1 else _light(llvm)
         manager.run(module, builder)
+    else:
+        _tidy_islands(module, target)
     return module
+
+
+def _tidy_islands(module: Any, target: CpuTarget) -> None:
+    """The light passes on the functions that the vector lowering took from the reference."""
+    islands = [f for f in module.functions if f.name.startswith(ISLAND) and not f.is_declaration]
+    if not islands:
+        return
+    llvm = _llvm()
+    tuning = llvm.create_pipeline_tuning_options(speed_level=2)
+    tuning.loop_vectorization = tuning.slp_vectorization = False
+    builder = llvm.create_pass_builder(_machine(target, 2), tuning)
+    for function in islands:
+        manager = llvm.create_new_function_pass_manager()
+        _fill_light(manager)
+        manager.run(function, builder)
+
+
+def _fill_light(manager: Any) -> None:
+    manager.add_sroa_pass()
+    manager.add_simplify_cfg_pass()
+    manager.add_instruction_combine_pass()
+    manager.add_dead_store_elimination_pass()
+    manager.add_simplify_cfg_pass()
 
 
 def _light(llvm: Any) -> Any:
     """Registers for stack slots and tidy arithmetic: a tenth of O1's time, and no slower code from the
     reference."""
     manager = llvm.create_new_module_pass_manager()
-    manager.add_sroa_pass()
-    manager.add_simplify_cfg_pass()
-    manager.add_instruction_combine_pass()
-    manager.add_dead_store_elimination_pass()
-    manager.add_simplify_cfg_pass()
+    _fill_light(manager)
     return manager
 
 
+@exclusive
+def check(ir: str) -> None:
+    """Raise what :func:`emit` would raise about the text itself.
+
+    Raises:
+        CpuEngineError: LLVM does not accept the text.
+    """
+    _parsed(ir)
+
+
+@exclusive
 def emit(ir: str, target: CpuTarget, passes: int = 0) -> Emitted:
     """Compile IR text to an object file.
 
@@ -108,16 +145,15 @@ def emit(ir: str, target: CpuTarget, passes: int = 0) -> Emitted:
     Raises:
         CpuEngineError: LLVM does not accept the text.
     """
-    with _LOCK:
-        start = time.perf_counter()
-        obj = _machine(target, 2).emit_object(_module(ir, target, passes))
-        return Emitted(bytes(obj), (time.perf_counter() - start) * 1e3)
+    start = time.perf_counter()
+    obj = _machine(target, 2).emit_object(_module(ir, target, passes))
+    return Emitted(bytes(obj), (time.perf_counter() - start) * 1e3)
 
 
+@exclusive
 def assembly(ir: str, target: CpuTarget, passes: int = 0) -> str:
     """The machine code of ``emit``, as text."""
-    with _LOCK:
-        return str(_machine(target, 2).emit_assembly(_module(ir, target, passes)))
+    return str(_machine(target, 2).emit_assembly(_module(ir, target, passes)))
 
 
 def undefined_symbols(obj: bytes) -> tuple[str, ...]:
@@ -191,6 +227,7 @@ def _lljit(target: CpuTarget) -> Any:
     return llvm.create_lljit_compiler(machine, use_jit_link=True, suppress_errors=True)
 
 
+@exclusive
 def load(obj: bytes, exports: tuple[str, ...], known: Mapping[str, int], target: CpuTarget) -> Loaded:
     """Link an object into this process.
 
@@ -210,10 +247,9 @@ def load(obj: bytes, exports: tuple[str, ...], known: Mapping[str, int], target:
         builder.import_symbol(name, address)
     for name in exports:
         builder.export_symbol(name)
-    with _LOCK:
-        jit = _lljit(target)
-        try:
-            tracker = builder.link(jit, f"headrace.{next(_NAMES)}")
-        except RuntimeError as error:
-            raise CpuEngineError(f"cannot link a compiled kernel: {str(error).strip()}") from error
+    jit = _lljit(target)
+    try:
+        tracker = builder.link(jit, f"headrace.{next(_NAMES)}")
+    except RuntimeError as error:
+        raise CpuEngineError(f"cannot link a compiled kernel: {str(error).strip()}") from error
     return Loaded({name: tracker[name] for name in exports}, (tracker, jit))

@@ -7,6 +7,7 @@ Attribute names, besides those printed in ``{...}`` and ``<{...}>``:
 ===========================  =========================================================================
 ``arith.constant``           ``value``: int, float or bool (a splat for tensors), or a flat tuple
 ``arith.cmpi``, ``cmpf``     ``predicate``: ``slt``, ``ogt``, ...
+``arith.truncf``, ...        ``rounding``: ``toward_zero``, ...; ``tt.fp_to_fp``: ``rtne``, ``rtz``
 ``tt.get_program_id`` etc.   ``axis``: 0, 1, 2
 ``tt.load``                  ``operandSegmentSizes`` = (pointer, mask, other) as zeros and ones
 ``tt.store``                 ``operandSegmentSizes`` = (pointer, value, mask)
@@ -29,6 +30,7 @@ from collections import ChainMap
 
 from headrace.codegen.cpu import ttir
 from headrace.codegen.cpu.parse_forms import FORMS
+from headrace.codegen.cpu.parse_outline import outline
 from headrace.codegen.cpu.parse_text import Reader
 from headrace.codegen.cpu.ttir import Block, Function, Module, Op, Type, Value
 
@@ -54,6 +56,10 @@ _NO_RESULT = frozenset(
     }
 )
 _ATOMIC_ORDERED = ("tt.atomic_cas", "tt.atomic_load", "tt.atomic_store", "tt.atomic_poll")
+# Two results of the type that is printed once; a sum with its carry prints both; tests give i1.
+_TWO_ALIKE = frozenset({"tt.split", "arith.mulsi_extended", "arith.mului_extended", "math.sincos"})
+_WITH_CARRY = frozenset({"arith.addui_extended", "arith.subui_extended"})
+_TESTS = frozenset({"arith.cmpi", "arith.cmpf", "math.isnan", "math.isinf", "math.isfinite", "math.isnormal"})
 _SEGMENTS = {"tt.load": 3, "tt.store": 3, "tt.atomic_rmw": 3}
 _TERMINATORS = frozenset(
     {
@@ -87,6 +93,7 @@ class Parser(Reader):
         self.ids = ttir.ids()
         self.scope: ChainMap[str, list[Value]] = ChainMap()
         self.block_names: dict[str, Block] = {}
+        self.outlined: list[Function] = []
 
     # ---- values --------------------------------------------------------------------------------------------
     def new(self, type_: Type) -> Value:
@@ -143,7 +150,7 @@ class Parser(Reader):
             functions.append(self.function())
         if not functions:
             raise self.fail("the module holds no function")
-        return Module(functions)
+        return Module(functions + self.outlined)
 
     def function(self) -> Function:
         self.op, self.op_at = "tt.func", self.i
@@ -194,14 +201,18 @@ class Parser(Reader):
         return blocks
 
     def region(self, args: list[tuple[str, Value]] | None = None, terminator: str = "scf.yield") -> Block:
-        """One single-block region; the opening brace has been read."""
+        """One region as a block; the opening brace has been read. Several blocks become a function's."""
         self.scope = self.scope.new_child()
         for name, value in args or ():
             self.define(name, [value])
         blocks = self.blocks(terminator)
-        if len(blocks) != 1:
-            raise self.fail("a nested region with several blocks is not supported")
         self.scope = self.scope.parents
+        if len(blocks) != 1:
+            if blocks[-1].ops[-1].name.startswith("scf."):
+                raise self.fail("a loop or branch with several blocks is not supported")
+            function, block = outline(f"region.{len(self.outlined)}", blocks, self.new)
+            self.outlined.append(function)
+            return block
         if args:
             blocks[0].args = [value for _, value in args]
         return blocks[0]
@@ -328,12 +339,16 @@ class Parser(Reader):
             op.attrs.setdefault("inputPrecision", "ieee")
         elif name == "tt.reshape" and "allow_reorder" in words:
             op.attrs["allow_reorder"] = True
+        elif name in ("arith.truncf", "arith.convertf") and words:
+            op.attrs["rounding"] = words.pop(0)
         if words:
             op.attrs["keywords"] = tuple(words)
         if name in _SEGMENTS:
             self.segments(op)
         if results is None:
             results = self.infer(op, listed)
+        if name in _TWO_ALIKE and len(results) == 1:
+            results = results * 2
         op.results = [self.new(t) for t in results]
 
     def segments(self, op: Op) -> None:
@@ -346,7 +361,9 @@ class Parser(Reader):
             return []
         if not listed:
             raise self.fail("the operation prints no type")
-        if name in ("arith.cmpi", "arith.cmpf"):
+        if name in _WITH_CARRY:
+            return listed
+        if name in _TESTS:
             return [ttir.with_element(listed[0], ttir.I1)]
         if name == "arith.select":
             return [listed[-1]]

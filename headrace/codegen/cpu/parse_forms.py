@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from headrace.codegen.cpu import ttir
-from headrace.codegen.cpu.parse_text import number
+from headrace.codegen.cpu.parse_text import number, packed
 from headrace.codegen.cpu.ttir import Block, Op, Successor, Type, Value
 
 if TYPE_CHECKING:
@@ -35,8 +35,9 @@ def constant(p: Parser, op: Op) -> None:
     else:
         raise p.fail(f"constant {tok!r} has no type")
     if raw and raw[0].startswith('"'):
-        raise p.fail("constants in packed hexadecimal form are not supported")
-    values = tuple(number(r, type_) for r in raw)
+        values = packed(raw[0].strip('"'), type_)
+    else:
+        values = tuple(number(r, type_) for r in raw)
     op.attrs["value"] = values[0] if len(values) == 1 else values
     op.results = [p.new(type_)]
 
@@ -163,6 +164,11 @@ def dot_scaled(p: Parser, op: Op) -> None:
     op.results = [p.new(t) for t in results or ()]
 
 
+def unknown(p: Parser, op: Op) -> None:
+    """Control flow of MLIR that Triton's frontend and passes do not produce."""
+    raise p.fail("Triton does not produce this operation; use if, for and while")
+
+
 FORMS: dict[str, Callable[[Parser, Op], None]] = {
     "arith.constant": constant,
     "scf.for": scf_for,
@@ -171,5 +177,10 @@ FORMS: dict[str, Callable[[Parser, Op], None]] = {
     "scf.condition": scf_condition,
     "cf.br": branch,
     "cf.cond_br": branch,
+    "cf.switch": unknown,
+    "scf.execute_region": unknown,
+    "scf.forall": unknown,
+    "scf.index_switch": unknown,
+    "scf.parallel": unknown,
     "tt.dot_scaled": dot_scaled,
 }

@@ -7,6 +7,7 @@ import struct
 from functools import lru_cache
 
 from headrace.codegen.cpu import ttir
+from headrace.codegen.cpu.float8 import FLOAT8
 from headrace.codegen.cpu.ttir import Loc, Type
 from headrace.errors import UnsupportedTtir
 
@@ -87,7 +88,17 @@ class Reader:
         return f"TTIR line {self.text.count(chr(10), 0, offset) + 1}"
 
     def fail(self, why: str) -> UnsupportedTtir:
-        return ttir.unsupported(self.op, why, f"TTIR line {self.lines[self.op_at]}")
+        """The error for the operation at hand, with its source line if its text has one."""
+        line = self.lines[self.op_at]
+        for k in range(self.op_at, len(self.toks) - 1):
+            if self.lines[k] != line:
+                break
+            if self.toks[k] == "loc" and self.toks[k + 1] == "(":
+                self.i = k + 2
+                loc = self.location()
+                if loc is not None:
+                    return ttir.unsupported(self.op, why, f"{loc.kernel} (TTIR line {line})")
+        return ttir.unsupported(self.op, why, f"TTIR line {line}")
 
     def peek(self, tok: str) -> bool:
         return self.toks[self.i] == tok
@@ -193,6 +204,8 @@ class Reader:
         try:
             found = parse_type(tok)
         except ValueError:
+            if tok == "!tt.tensordesc":
+                raise self.fail("a tensor descriptor that Triton's rewrite to pointers has left") from None
             raise self.fail(f"type {tok!r} is not supported") from None
         self.i += 1
         return found
@@ -210,6 +223,8 @@ class Reader:
     def attr_dict(self, close: str = "}") -> dict[str, object]:
         attrs: dict[str, object] = {}
         while not self.accept(close):
+            if self.kinds[self.i] not in ("string", "word"):
+                raise self.fail(f"{self.toks[self.i]!r} where an attribute's name is expected")
             name = self.string() if self.kinds[self.i] == "string" else self.toks[self.i]
             if self.kinds[self.i] == "word":
                 self.i += 1
@@ -253,6 +268,12 @@ class Reader:
                 values.append(self.attr())
                 self.accept(",")
             return tuple(values)
+        if tok == "dense" and self.accept("<"):
+            elements = self.attr()
+            self.expect(">")
+            self.expect(":")
+            self.type()
+            return elements
         if tok == "unit":
             return True
         return tok
@@ -272,7 +293,29 @@ def number(text: str, type_: Type | None) -> int | float | bool:
     return int(text)
 
 
+def packed(text: str, type_: Type) -> tuple[int | float | bool, ...]:
+    """The elements of a dense constant that is printed as one hexadecimal string, lowest byte first.
+
+    A single element stands for all; ``i1`` takes a bit where there are several.
+    """
+    element = ttir.element_of(type_)
+    data = bytes.fromhex(text.removeprefix("0x"))
+    count = type_.numel if isinstance(type_, ttir.TensorType) else 1
+    if element == ttir.I1:
+        if len(data) * 8 < count:
+            return (bool(data[0]),)
+        return tuple(bool(data[k // 8] >> (k % 8) & 1) for k in range(count))
+    size = max(1, element.bits // 8)
+    codes = [int.from_bytes(data[k : k + size], "little") for k in range(0, len(data), size)]
+    if isinstance(element, ttir.ScalarType) and element.is_float:
+        return tuple(_float_bits(c, element) for c in codes)
+    top = 1 << (element.bits - 1)
+    return tuple(c - 2 * top if c >= top else c for c in codes)
+
+
 def _float_bits(bits: int, type_: ttir.ScalarType) -> float:
+    if type_.name in FLOAT8:
+        return FLOAT8[type_.name].value(bits)
     if type_.name == "bf16":
         return float(struct.unpack("<f", struct.pack("<I", bits << 16))[0])
     code = {"f16": ("<e", "<H"), "f32": ("<f", "<I"), "f64": ("<d", "<Q")}.get(type_.name)

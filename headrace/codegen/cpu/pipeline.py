@@ -1,8 +1,9 @@
 """The three stages of a compilation, shared by Triton's own launcher and the direct one.
 
 ``metadata`` is Triton's dictionary, kept next to the cached object: ``name`` (symbol of the worker),
-``letters`` of the arguments, ``engine`` that lowered the kernel, ``engine_reason`` why the vector lowering
-declined, ``passes``.
+``letters`` of the arguments, ``engine`` that lowered the kernel (``engine_option``: the one asked for),
+``engine_reason`` why the vector lowering declined, ``passes``, ``outlined`` operations (those called in their
+reference form).
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from functools import lru_cache
 from typing import Any
 
 from headrace.codegen.cpu import jit, target
+from headrace.codegen.cpu.fork import exclusive
 from headrace.codegen.cpu.lower import Engine, lower
 from headrace.codegen.cpu.parse import parse
+from headrace.codegen.cpu.seal import sealed
 
 
 @lru_cache
@@ -32,6 +35,7 @@ def fingerprint() -> str:
     return f"cpu-{_sources()}-{jit.llvm_version()}-{target.host().key}"
 
 
+@exclusive
 def make_ttir(module: Any, metadata: dict[str, Any]) -> Any:
     """Triton's target-independent passes; tensor descriptors become pointers."""
     from triton._C.libtriton import ir, passes
@@ -51,6 +55,7 @@ def make_ttir(module: Any, metadata: dict[str, Any]) -> Any:
     return module
 
 
+@exclusive
 def make_llir(module: Any, metadata: dict[str, Any], engine: Engine) -> str:
     """LLVM IR text of the kernel with its worker.
 
@@ -62,19 +67,22 @@ def make_llir(module: Any, metadata: dict[str, Any], engine: Engine) -> str:
     metadata["name"] = lowered.entry
     metadata["letters"] = lowered.letters
     metadata["engine"] = lowered.engine
+    metadata["engine_option"] = engine
     metadata["engine_reason"] = lowered.reason
     metadata["passes"] = lowered.passes
+    metadata["outlined"] = list(lowered.outlined)
     metadata["shared"] = 0
     metadata["lower_ms"] = (time.perf_counter() - start) * 1e3
     return lowered.ir
 
 
+@exclusive
 def make_obj(ir: str, metadata: dict[str, Any]) -> bytes:
-    """Object code of the kernel.
+    """Object code of the kernel, sealed (:mod:`headrace.codegen.cpu.seal`).
 
     Raises:
         CpuEngineError: LLVM rejects the text.
     """
     emitted = jit.emit(ir, target.host(), int(metadata["passes"]))
     metadata["llvm_ms"] = emitted.compile_ms
-    return emitted.obj
+    return sealed(emitted.obj)

@@ -9,8 +9,9 @@ It is one small LLVM module, compiled once per process. A kernel's own module on
 None. Letters:
 
 =====  ===================================================================================
-``p``  pointer: an int, None (null), or any object with ``data_ptr()``
+``p``  pointer: an int, None (null), or any object with ``data_ptr()`` that does not deny ``is_cpu``
 ``i``  integer or bool, kept to 64 bits; the worker truncates
+``w``  integer that must fit 32 bits, signed or not; ``s`` 16 bits, ``c`` 8 bits
 ``f``  float32; ``d`` float64; ``h`` float16; ``b`` bfloat16 (rounded to nearest even)
 ``-``  an argument that the compiled kernel does not take (constexpr)
 =====  ===================================================================================
@@ -25,7 +26,6 @@ import ctypes
 import os
 import re
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -60,12 +60,13 @@ class Runtime:
     """The loaded runtime module.
 
     ``known`` are the addresses that kernels may import: ``headrace_scratch``, ``headrace_fail``.
+    ``openmp`` is the library whose threads run the programs, or None.
     """
 
     known: dict[str, int]
     call_address: int
     run_address: int
-    parallel: bool
+    openmp: str | None
     owner: object
     method: _MethodDef
 
@@ -102,17 +103,14 @@ def _openmp_path() -> str | None:
     return min(found, key=lambda p: ("/torch" not in p, p), default=None)
 
 
-_GUARD = threading.Lock()
-
-
+@fork.exclusive
 def get(target: CpuTarget) -> Runtime:
     """The runtime of this process; compiled at the first call.
 
     Raises:
         CpuEngineError: the runtime cannot be compiled or linked.
     """
-    with _GUARD:
-        return _build(target)
+    return _build(target)
 
 
 @lru_cache
@@ -150,7 +148,7 @@ def _build(target: CpuTarget) -> Runtime:
         kernel_symbols,
         loaded.addresses["hr_call"],
         loaded.addresses["hr_run"],
-        path is not None,
+        path,
         owner,
         method,
     )

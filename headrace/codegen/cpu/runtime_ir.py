@@ -13,10 +13,21 @@ _TEXT = f"""
 @hr_key = global i32 0
 @hr_failure = global ptr null
 @data_ptr = internal global ptr null
+@numel = internal global ptr null
+@is_cpu = internal global ptr null
 @_Py_NoneStruct = external global i8
 @PyExc_TypeError = external global ptr
+@PyExc_ValueError = external global ptr
+@PyExc_OverflowError = external global ptr
+@_Py_FalseStruct = external global i8
 @PyExc_RuntimeError = external global ptr
 @.data_ptr = internal constant [9 x i8] c"data_ptr\\00"
+@.numel = internal constant [6 x i8] c"numel\\00"
+@.is_cpu = internal constant [7 x i8] c"is_cpu\\00"
+@.device = internal constant [52 x i8] c"argument %zd is a tensor that is not in main memory\\00"
+@.empty = internal constant [61 x i8] c"argument %zd is a tensor without memory (of the meta device)\\00"
+@.wide = internal constant [56 x i8] c"argument %zd does not fit the %zd bits of its parameter\\00"
+@.grid = internal constant [61 x i8] c"dimension %zd of the grid is %lld; at most 2147483647 can be\\00"
 @.count = internal constant [54 x i8] c"the compiled kernel takes %zd arguments with the grid\\00"
 
 declare i32 @pthread_key_create(ptr, ptr)
@@ -27,6 +38,9 @@ declare ptr @aligned_alloc(i64, i64)
 declare ptr @PyEval_SaveThread()
 declare void @PyEval_RestoreThread(ptr)
 declare i64 @PyLong_AsUnsignedLongLongMask(ptr)
+declare i64 @PyLong_AsLongLong(ptr)
+declare ptr @PyObject_GetAttr(ptr, ptr)
+declare void @PyErr_Clear()
 declare double @PyFloat_AsDouble(ptr)
 declare ptr @PyErr_Occurred()
 declare ptr @PyErr_Format(ptr, ptr, ...)
@@ -45,6 +59,10 @@ PARALLEL
 define i32 @hr_init() {{
   %s = call ptr @PyUnicode_InternFromString(ptr @.data_ptr)
   store ptr %s, ptr @data_ptr
+  %n = call ptr @PyUnicode_InternFromString(ptr @.numel)
+  store ptr %n, ptr @numel
+  %i = call ptr @PyUnicode_InternFromString(ptr @.is_cpu)
+  store ptr %i, ptr @is_cpu
   %r = call i32 @pthread_key_create(ptr @hr_key, ptr @free)
   ret i32 %r
 }}
@@ -145,9 +163,10 @@ out:
 }}
 declare i64 @llvm.smin.i64(i64, i64)
 declare i64 @llvm.umax.i64(i64, i64)
+declare i64 @llvm.smax.i64(i64, i64)
 
-; Value of an object passed for a pointer; *%bad is set on a Python error.
-define internal i64 @pointer(ptr %o) {{
+; Value of an object passed for a pointer, as argument %k; -1 with a Python error set where it has none.
+define internal i64 @pointer(ptr %o, i64 %k) {{
   %self = alloca ptr
   %isnone = icmp eq ptr %o, @_Py_NoneStruct
   br i1 %isnone, label %null, label %kind
@@ -174,7 +193,41 @@ bad:
 good:
   %w = call i64 @PyLong_AsUnsignedLongLongMask(ptr %r)
   call void @Py_DecRef(ptr %r)
+  %nowhere = icmp eq i64 %w, 0
+  br i1 %nowhere, label %count, label %where
+count:
+  %numel = load ptr, ptr @numel
+  %c = call ptr @PyObject_VectorcallMethod(ptr %numel, ptr %self, i64 1, ptr null)
+  %uncounted = icmp eq ptr %c, null
+  br i1 %uncounted, label %unknown, label %counted
+counted:
+  %elements = call i64 @PyLong_AsUnsignedLongLongMask(ptr %c)
+  call void @Py_DecRef(ptr %c)
+  %some = icmp ne i64 %elements, 0
+  br i1 %some, label %empty, label %fine
+where:
+  %attribute = load ptr, ptr @is_cpu
+  %cpu = call ptr @PyObject_GetAttr(ptr %o, ptr %attribute)
+  %unsaid = icmp eq ptr %cpu, null
+  br i1 %unsaid, label %unknown, label %said
+said:
+  call void @Py_DecRef(ptr %cpu)
+  %elsewhere = icmp eq ptr %cpu, @_Py_FalseStruct
+  br i1 %elsewhere, label %far, label %fine
+unknown:
+  call void @PyErr_Clear()
+  br label %fine
+fine:
   ret i64 %w
+empty:
+  br label %raise
+far:
+  br label %raise
+raise:
+  %text = phi ptr [ @.empty, %empty ], [ @.device, %far ]
+  %kind0 = load ptr, ptr @PyExc_ValueError
+  %e = call ptr (ptr, ptr, ...) @PyErr_Format(ptr %kind0, ptr %text, i64 %k)
+  ret i64 -1
 }}
 
 ; f(gx, gy, gz, *args); the descriptor bytes hold {{ worker, count, letters }}.
@@ -198,16 +251,24 @@ gridloop:
   %g = phi i64 [ 0, %entry ], [ %g1, %gridnext ]
   %pg = getelementptr ptr, ptr %argv, i64 %g
   %og = load ptr, ptr %pg
-  %vg = call i64 @PyLong_AsUnsignedLongLongMask(ptr %og)
-  %odd = icmp eq i64 %vg, -1
-  br i1 %odd, label %gridcheck, label %gridnext
+  %vg = call i64 @PyLong_AsLongLong(ptr %og)
+  %odd = icmp slt i64 %vg, 0
+  br i1 %odd, label %gridcheck, label %gridsize
 gridcheck:
   %e0 = call ptr @PyErr_Occurred()
   %bad0 = icmp ne ptr %e0, null
   br i1 %bad0, label %error, label %gridnext
+gridsize:
+  %large = icmp sgt i64 %vg, 2147483647
+  br i1 %large, label %gridlarge, label %gridnext
+gridlarge:
+  %ve = load ptr, ptr @PyExc_ValueError
+  %f2 = call ptr (ptr, ptr, ...) @PyErr_Format(ptr %ve, ptr @.grid, i64 %g, i64 %vg)
+  ret ptr null
 gridnext:
   %sg = getelementptr i64, ptr %grid, i64 %g
-  store i64 %vg, ptr %sg
+  %vpos = call i64 @llvm.smax.i64(i64 %vg, i64 0)
+  store i64 %vpos, ptr %sg
   %g1 = add i64 %g, 1
   %gmore = icmp ult i64 %g1, 3
   br i1 %gmore, label %gridloop, label %args
@@ -225,6 +286,9 @@ loop:
   switch i8 %l, label %skip [
     i8 112, label %pointer
     i8 105, label %integer
+    i8 119, label %word
+    i8 115, label %short
+    i8 99, label %byte
     i8 102, label %float
     i8 100, label %double
     i8 104, label %half
@@ -233,11 +297,35 @@ loop:
 skip:
   br label %next
 pointer:
-  %vp = call i64 @pointer(ptr %o)
+  %vp = call i64 @pointer(ptr %o, i64 %k)
   br label %check
 integer:
   %vi = call i64 @PyLong_AsUnsignedLongLongMask(ptr %o)
   br label %check
+word:
+  br label %narrow
+short:
+  br label %narrow
+byte:
+  br label %narrow
+narrow:
+  %bits = phi i64 [ 32, %word ], [ 16, %short ], [ 8, %byte ]
+  %vn = call i64 @PyLong_AsLongLong(ptr %o)
+  %above = ashr i64 %vn, %bits
+  %sign = sub i64 %bits, 1
+  %signs = ashr i64 %vn, %sign
+  %unsigned = icmp eq i64 %above, 0
+  %negative = icmp eq i64 %signs, -1
+  %fits = or i1 %unsigned, %negative
+  br i1 %fits, label %check, label %wide
+wide:
+  %e1 = call ptr @PyErr_Occurred()
+  %already = icmp ne ptr %e1, null
+  br i1 %already, label %error, label %overflow
+overflow:
+  %oe = load ptr, ptr @PyExc_OverflowError
+  %f3 = call ptr (ptr, ptr, ...) @PyErr_Format(ptr %oe, ptr @.wide, i64 %k, i64 %bits)
+  ret ptr null
 float:
   %df = call double @PyFloat_AsDouble(ptr %o)
   %ff = fptrunc double %df to float
@@ -267,8 +355,8 @@ brain:
   %rounded = add i32 %sbi, %bias
   %isnan = fcmp uno float %sb, %sb
   %quiet = or i32 %sbi, 4194304
-  %bits = select i1 %isnan, i32 %quiet, i32 %rounded
-  %top = lshr i32 %bits, 16
+  %kept = select i1 %isnan, i32 %quiet, i32 %rounded
+  %top = lshr i32 %kept, 16
   %bz = zext i32 %top to i64
   br label %fcheck
 fcheck:
@@ -277,7 +365,7 @@ fcheck:
   %dneg = fcmp oeq double %dall, -1.0
   br i1 %dneg, label %occurred, label %place
 check:
-  %vall = phi i64 [ %vp, %pointer ], [ %vi, %integer ]
+  %vall = phi i64 [ %vp, %pointer ], [ %vi, %integer ], [ %vn, %narrow ]
   %vneg = icmp eq i64 %vall, -1
   br i1 %vneg, label %occurred, label %place
 occurred:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from headrace import settings
+from headrace.codegen.cpu import amx
+from headrace.codegen.cpu.fork import exclusive
 from headrace.errors import CpuTargetError
 
 # x86 features by the level that first may use them; anything not listed belongs to `native`.
@@ -79,6 +81,7 @@ class CpuTarget:
         return f"{self.triple};{self.llvm_features}"
 
 
+@exclusive
 def host() -> CpuTarget:
     """The machine at hand, lowered to ``HEADRACE_CPU_FEATURES`` where that is set.
 
@@ -94,6 +97,8 @@ def _host(level: str) -> CpuTarget:
 
     found = dict(llvm.get_host_cpu_features())
     on = frozenset(name for name, present in found.items() if present)
+    if "amx-tile" in on and not amx.permitted():
+        on = frozenset(name for name in on if not name.startswith("amx-"))
     triple = llvm.get_process_triple()
     if level == "native":
         return CpuTarget(triple, on, frozenset(found) - on)

@@ -7,10 +7,11 @@ ids (x fastest) from the shared counter of the launch's context (:mod:`headrace.
 
 from __future__ import annotations
 
-from headrace.codegen.cpu import ttir
+from headrace.codegen.cpu import amx, ttir
 from headrace.codegen.cpu.runtime_ir import CONTEXT
 from headrace.codegen.cpu.ttir import Function, PointerType, ScalarType, TensorType, Type
 
+_INTEGER_LETTERS = {32: "w", 16: "s", 8: "c"}
 _FLOAT_LETTERS = {
     "f16": ("h", "half"),
     "bf16": ("b", "i16"),
@@ -27,7 +28,7 @@ def letter_of(type_: Type) -> str:
     if type_.name in _FLOAT_LETTERS:
         return _FLOAT_LETTERS[type_.name][0]
     if type_.is_int:
-        return "i"
+        return _INTEGER_LETTERS.get(type_.bits, "i")
     raise ttir.unsupported("tt.func", f"a scalar argument of type {type_}")
 
 
@@ -42,8 +43,14 @@ def ir_type(type_: Type) -> str:
     return f"i{type_.bits}"
 
 
-def worker_ir(kernel: Function, name: str) -> str:
-    """IR of ``@NAME.worker(ptr context)`` for a kernel lowered under ``name``."""
+def worker_ir(kernel: Function, name: str, fence: bool, tiled: bool = False) -> str:
+    """IR of ``@NAME.worker(ptr context)`` for a kernel lowered under ``name``.
+
+    ``fence``: the kernel stores past the caches; what it wrote must be visible once the worker has returned.
+    ``tiled``: it uses AMX tiles, which each thread configures before its first program.
+    """
+    configure, release = (amx.PROLOGUE, amx.EPILOGUE) if tiled else ("", "")
+    fenced = "call void @llvm.x86.sse.sfence()" if fence else ""
     slots: list[str] = []
     call: list[str] = []
     for k, arg in enumerate(kernel.args):
@@ -72,6 +79,7 @@ entry:
   %pnext = getelementptr %context, ptr %c, i32 0, i32 8
   %gx64 = zext i32 %gx to i64
   %gy64 = zext i32 %gy to i64
+  {configure}
   br label %take
 take:
   %first = atomicrmw add ptr %pnext, i64 %chunk monotonic
@@ -109,6 +117,10 @@ program:
   %again = icmp slt i64 %p1, %end
   br i1 %again, label %program, label %take
 done:
+  {release}
+  {fenced}
   ret void
 }}
+{"declare void @llvm.x86.sse.sfence()" if fence else ""}
+{amx.DECLARATIONS if tiled else ""}
 """

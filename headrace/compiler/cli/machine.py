@@ -100,9 +100,62 @@ def cpu_features() -> Finding:
 
         host = target.host()
         told = [name for name in _TOLD if host.has(name)]
-        return Finding("CPU features", f"{' '.join(told) or 'baseline'} ({host.vector_bits}-bit vectors)")
+        lowered = "" if host.level == "native" else f", lowered by HEADRACE_CPU_FEATURES={host.level}"
+        return Finding(
+            "CPU features", f"{' '.join(told) or 'baseline'} ({host.vector_bits}-bit vectors{lowered})"
+        )
 
     return _guarded("CPU features", look)
+
+
+def cpu_compiler() -> Finding:
+    """The LLVM that kernels are compiled with; it is tried out on the engine's own runtime."""
+
+    def look() -> Finding:
+        from headrace.codegen.cpu import jit, runtime, target
+
+        runtime.get(target.host())
+        return Finding("LLVM", f"{jit.llvm_version()} in llvmlite {_version('llvmlite')}")
+
+    return _guarded("LLVM", look, "reinstall llvmlite; executable memory must be permitted")
+
+
+def cpu_threads() -> Finding:
+    """How many threads a kernel runs on, and whose they are."""
+
+    def look() -> Finding:
+        from headrace.codegen.cpu import runtime, target
+
+        library = runtime.get(target.host()).openmp
+        if library is None:
+            return Finding("threads", "1: no OpenMP runtime is loaded", False, "reinstall torch")
+        return Finding("threads", f"{threads()}, of {library} (torch.set_num_threads, OMP_NUM_THREADS)")
+
+    return _guarded("threads", look)
+
+
+def kernel_cache() -> Finding:
+    """Where Triton keeps compiled kernels, and what lies there."""
+
+    def look() -> Finding:
+        import os
+        from pathlib import Path
+
+        import triton
+
+        folder = Path(triton.knobs.cache.dir)
+        if not folder.is_dir():
+            return Finding("kernel cache", f"{folder} (not created yet)")
+        entries = sum(1 for _ in folder.iterdir())
+        writable = os.access(folder, os.W_OK)
+        return Finding(
+            "kernel cache",
+            f"{folder}: {entries} entries{'' if writable else ', not writable'}",
+            writable,
+            "make it writable, or set TRITON_CACHE_DIR",
+        )
+
+    return _guarded("kernel cache", look)
 
 
 _TOLD = (

@@ -19,8 +19,9 @@ def do_bench(
 ) -> Any:
     """Wall time of ``fn()`` in milliseconds, with the arguments of ``triton.testing.do_bench``.
 
-    Runs for ``warmup`` and then ``rep`` milliseconds, but at least once and five times. Data stays in the
-    caches as the previous call left it. With ``quantiles`` the result is a list (a float for a single one).
+    Runs for ``warmup`` and then ``rep`` milliseconds, but at least once and five times; a slow one is not
+    called again once it took four times ``rep`` and 20 ms. Data stays in the caches as the previous call left
+    it. With ``quantiles`` the result is a list (a float for a single one).
     """
     clock = time.perf_counter_ns
 
@@ -36,7 +37,7 @@ def do_bench(
         spent += max(once(), 1e-4)
     times: list[float] = []
     total = 0.0
-    while len(times) < 5 or total < rep:
+    while not times or total < rep or (len(times) < 5 and total < max(4 * rep, 20)):
         times.append(once())
         total += max(times[-1], 1e-4)
     times.sort()

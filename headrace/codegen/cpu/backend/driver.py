@@ -1,16 +1,21 @@
-"""``DriverBase`` of the CPU engine: when it is active, how a compiled kernel is loaded and launched."""
+"""``DriverBase`` of the CPU engine: when it is active, how a compiled kernel is loaded and launched.
+
+It imports :mod:`headrace.codegen.cpu.fork` at once, which sees every later fork.
+"""
 
 from __future__ import annotations
 
 import platform
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from triton.backends.driver import DriverBase
 
-from headrace.codegen.cpu import fork as _fork  # noqa: F401  loaded now, to see every later fork
+from headrace.codegen.cpu.fork import exclusive
 
 _CPP = {
     "i1": "int8_t",
@@ -29,6 +34,11 @@ _CPP = {
     "f32": "double",
     "fp64": "double",
 }
+_IMPORTED_LATE = (
+    "triton.compiler.code_generator",
+    "triton.experimental.gluon",
+    "triton.tools.tensor_descriptor",
+)
 _OURS = "headrace.codegen.cpu.backend"
 
 
@@ -83,18 +93,26 @@ class CpuDriver(DriverBase):  # type: ignore[misc]  # triton ships no types
     """Runs kernels on the host. There is one device and one stream, and a launch returns when the grid is
     done."""
 
+    @exclusive
     def __init__(self) -> None:
         super().__init__()
+        # Triton imports these at the first launch; were another thread in the middle of that at a fork, the
+        # child's first launch would wait for the import for ever.
+        for name in _IMPORTED_LATE:
+            with suppress(ImportError):
+                import_module(name)
         self.utils = CpuUtils()
         self.launcher_cls = CpuLauncher
 
     @classmethod
+    @exclusive
     def is_active(cls) -> bool:
         return why_inactive() is None
 
     def map_python_to_cpp_type(self, ty: str) -> str:
         return "void*" if ty.startswith("*") else _CPP[ty]
 
+    @exclusive
     def get_current_target(self) -> Any:
         from headrace.codegen.cpu.direct import gpu_target
 
@@ -139,7 +157,7 @@ class CpuDriver(DriverBase):  # type: ignore[misc]  # triton ships no types
 
 @dataclass(frozen=True)
 class Function:
-    """A loaded worker and the code it lies in."""
+    """A loaded worker and the code it lies in; both 0 and None where the cached object is damaged."""
 
     address: int
     code: object
@@ -148,15 +166,19 @@ class Function:
 class CpuUtils:
     """Loading, under the names that Triton calls."""
 
+    @exclusive
     def load_binary(
         self, name: str, kernel: bytes, shared: int, device: object
     ) -> tuple[Any, Function, int, int, int]:
         """(module, address of the worker, registers, spills, most threads); the last three have no meaning
         here."""
-        from headrace.codegen.cpu import jit, runtime, target
+        from headrace.codegen.cpu import jit, runtime, seal, target
 
         host = target.host()
-        loaded = jit.load(kernel, (name,), runtime.get(host).known, host)
+        obj = seal.opened(kernel)
+        if obj is None:
+            return None, Function(0, None), 0, 0, 1 << 30
+        loaded = jit.load(obj, (name,), runtime.get(host).known, host)
         return loaded, Function(loaded.addresses[name], loaded), 0, 0, 1 << 30
 
     def unload_module(self, module: object) -> None:
@@ -182,6 +204,7 @@ class CpuLauncher:
     *args)``."""
 
     def __init__(self, src: Any, metadata: Any) -> None:
+        self._src, self._metadata = src, metadata
         self._signature = tuple(src.signature.values())
         self._letters = iter_letters(self._signature, metadata.letters)
         self._flat = not any(isinstance(t, tuple) or _is_descriptor(t) for t in self._signature)
@@ -202,11 +225,7 @@ class CpuLauncher:
     ) -> None:
         kernel = self._kernel
         if kernel is None:
-            from headrace.codegen.cpu import runtime, target
-
-            kernel = self._kernel = runtime.get(target.host()).callable(
-                function.address, self._letters, function
-            )
+            kernel = self._kernel = self._bound(function)
         if not self._flat:
             args = tuple(_flatten(self._signature, args))
         if enter is not None:
@@ -214,6 +233,45 @@ class CpuLauncher:
         kernel(gx, gy, gz, *args)
         if leave is not None:
             leave(launch_metadata)
+
+    def _bound(self, function: Function) -> Callable[..., None]:
+        from headrace.codegen.cpu import runtime, target
+
+        if function.code is None:
+            function = self._compiled_anew()
+        bound: Callable[..., None] = runtime.get(target.host()).callable(
+            function.address, self._letters, function
+        )
+        return bound
+
+    def _compiled_anew(self) -> Function:
+        """The kernel without the cache, which then holds it whole again."""
+        import dataclasses
+        import warnings
+
+        import triton
+        from triton.compiler import ASTSource
+
+        from headrace.codegen.cpu.backend.options import CpuOptions
+        from headrace.errors import CpuEngineError
+
+        name = self._metadata.name
+        if not isinstance(self._src, ASTSource):
+            raise CpuEngineError(
+                f"the cached object of {name} is damaged; remove {triton.knobs.cache.dir} and compile again"
+            )
+        warnings.warn(f"the cached object of {name} is damaged: compiling it again", stacklevel=4)
+        options = {
+            field.name: getattr(self._metadata, field.name) for field in dataclasses.fields(CpuOptions)
+        }
+        options["engine"] = self._metadata.engine_option  # `engine` names the lowering that was used
+        with triton.knobs.compilation.scope():
+            triton.knobs.compilation.always_compile = True
+            compiled = triton.compile(self._src, self._metadata.target, options)
+            compiled._init_handles()
+        function = compiled.function
+        assert isinstance(function, Function)
+        return function
 
 
 def _is_descriptor(type_: object) -> bool:

@@ -6,13 +6,17 @@ import hashlib
 from dataclasses import dataclass, fields
 from typing import Any
 
+from headrace.errors import CpuEngineError
+
 
 @dataclass(frozen=True)
 class CpuOptions:
     """Options of one compilation.
 
-    ``engine``: ``auto`` (vector lowering, else reference), ``vector`` or ``reference``. Warps, CTAs and
-    stages are accepted, because kernels and autotuners name them, and mean nothing here.
+    ``engine``: ``auto`` (vector lowering, else reference), ``vector`` or ``reference``. Warps, CTAs, stages
+    and what else code generators for GPUs are told (``_GPU``) are accepted, because kernels and autotuners
+    name them, and mean nothing here: they keep their defaults, so that configurations which differ in nothing
+    else share one compilation.
     """
 
     engine: str = "auto"
@@ -30,7 +34,7 @@ class CpuOptions:
     sanitize_overflow: bool = True
     instrumentation_mode: str = ""
     fpsan_homomorphic_casts: bool = False
-    supported_fp8_dtypes: tuple[str, ...] = ("fp8e4nv", "fp8e5")
+    supported_fp8_dtypes: tuple[str, ...] = ("fp8e4nv", "fp8e5", "fp8e4b8", "fp8e5b16")
     deprecated_fp8_dot_operand_dtypes: tuple[str, ...] = ()
     default_dot_input_precision: str = "ieee"
     allowed_dot_input_precisions: tuple[str, ...] = ("ieee", "tf32", "tf32x3", "bf16x3", "bf16x6")
@@ -51,14 +55,44 @@ class CpuOptions:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+_GPU = frozenset(
+    {
+        "num_warps",
+        "num_ctas",
+        "num_stages",
+        "warp_size",
+        "maxnreg",
+        "launch_pdl",
+        "waves_per_eu",
+        "matrix_instr_nonkdim",
+        "kpack",
+        "schedule_hint",
+        "ptx_version",
+        "ptx_options",
+    }
+)
+
+
 def parse(given: dict[str, Any], arch: str) -> CpuOptions:
-    """Options from what a launch or autotuner config passes; names that other backends invented are
-    ignored."""
-    known = {f.name for f in fields(CpuOptions)}
+    """Options from what a launch or autotuner config passes. Triton itself refuses names that are neither an
+    option nor a parameter.
+
+    Raises:
+        CpuEngineError: the kernel asks for a cooperative grid.
+    """
+    if given.get("launch_cooperative_grid"):
+        raise CpuEngineError(
+            "launch_cooperative_grid=True: the programs of a grid run one after another on each thread, so "
+            "they must not wait for each other; split the kernel where they do"
+        )
+    known = {f.name for f in fields(CpuOptions)} - _GPU
     values = {k: v for k, v in given.items() if k in known and v is not None}
     if isinstance(values.get("extern_libs"), dict):
-        values["extern_libs"] = tuple(sorted(values["extern_libs"].items()))
-    for name in ("supported_fp8_dtypes", "deprecated_fp8_dot_operand_dtypes", "allowed_dot_input_precisions"):
-        if name in values:
-            values[name] = tuple(values[name])
+        values["extern_libs"] = sorted(values["extern_libs"].items())
+    # What comes back from the cache's JSON has lists where these have tuples; both have the same hash.
+    values = {k: _tupled(v) for k, v in values.items()}
     return CpuOptions(**{**values, "arch": arch})
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(_tupled(each) for each in value) if isinstance(value, (list, tuple)) else value

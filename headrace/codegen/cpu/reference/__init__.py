@@ -6,11 +6,13 @@ when that one declines a kernel.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from headrace.codegen.cpu import ttir
 from headrace.codegen.cpu.reference.control import PROGRAM, FunctionLowering
-from headrace.codegen.cpu.reference.emitter import Emitter, register_type
+from headrace.codegen.cpu.reference.emitter import Emitter
 from headrace.codegen.cpu.target import CpuTarget
-from headrace.codegen.cpu.ttir import Function, Module
+from headrace.codegen.cpu.ttir import Function, Module, Op, Value
 from headrace.codegen.cpu.worker import ir_type
 
 
@@ -20,17 +22,21 @@ def lower(function: Function, module: Module, target: CpuTarget) -> str:
     Raises:
         UnsupportedTtir: an operation that no rule covers, naming it and the kernel's source line.
     """
-    unit = _Unit(module)
+    unit = Unit(module)
     kernel = unit.kernel(function)
     return "\n".join([*unit.globals.values(), *unit.callees.values(), kernel]) + "\n"
 
 
-class _Unit:
-    """One kernel with its callees. Each callee gets its frame size before its caller is finished."""
+class Unit:
+    """One kernel with its callees. Each callee gets its frame size before its caller is finished.
 
-    def __init__(self, module: Module) -> None:
+    ``prefix`` goes before the names of callees.
+    """
+
+    def __init__(self, module: Module, globals_: dict[str, str] | None = None, prefix: str = "") -> None:
         self.module = module
-        self.globals: dict[str, str] = {}
+        self.prefix = prefix
+        self.globals: dict[str, str] = {} if globals_ is None else globals_
         self.callees: dict[str, str] = {}
         self.frames: dict[str, int] = {}
         self.open: list[str] = []
@@ -41,8 +47,7 @@ class _Unit:
         for k, arg in enumerate(function.args):
             kind = ir_type(arg.type)
             params.append(f"{kind} %arg{k}")
-            is_bf16 = register_type(ttir.element_of(arg.type)) == "bfloat"
-            e.write(arg, e.let(f"bitcast i16 %arg{k} to bfloat") if is_bf16 else f"%arg{k}")
+            e.write(arg, f"%arg{k}")
         below = self.body(e, function, [])
         frame = e.frame + below
         opening = []
@@ -55,6 +60,31 @@ class _Unit:
         else:
             opening = ["  %callee_frame = getelementptr i8, ptr null, i64 0"]
         return _define(function.name, params, opening, e)
+
+    def outlined(self, op: Op, operands: Sequence[Value], name: str) -> tuple[str, int]:
+        """One operation as ``void @NAME(ptr operands..., ptr results..., ptr frame, i32 program...)``.
+
+        ``operands`` are the places that it reads, row-major, values used by its regions included. Returns
+        the text and the bytes of scratch memory that it needs at ``frame``.
+        """
+        e = Emitter(self.globals)
+        params = []
+        for kind, values in (("operand", operands), ("result", op.results)):
+            for k, value in enumerate(values):
+                params.append(f"ptr %{kind}{k}")
+                e.bind(value, f"%{kind}{k}")
+        below = 0
+
+        def callee(called: str) -> str:
+            nonlocal below
+            symbol = self.callee(called)
+            below = max(below, self.frames[called])
+            return symbol
+
+        FunctionLowering(e, self.module.kernel, self.module, callee).operation(op)
+        e.line("ret void")
+        opening = [f"  %callee_frame = getelementptr i8, ptr %frame, i64 {e.frame}"]
+        return _define(name, [*params, "ptr %frame"], opening, e), e.frame + below
 
     def body(self, e: Emitter, function: Function, results: list[str]) -> int:
         """Lower the body; returns the largest frame of a callee."""
@@ -72,7 +102,7 @@ class _Unit:
         return below
 
     def callee(self, name: str) -> str:
-        symbol = f'@"{name}"'
+        symbol = f'@"{self.prefix}{name}"'
         if name in self.open:
             raise ttir.unsupported("tt.call", f"{name} calls itself; recursion is not supported")
         if name in self.frames:
@@ -90,7 +120,7 @@ class _Unit:
         self.frames[name] = e.frame + below
         opening = [f"  %callee_frame = getelementptr i8, ptr %frame, i64 {e.frame}"]
         self.callees[name] = _define(
-            name, [*params, *(f"ptr {r}" for r in results), "ptr %frame"], opening, e
+            self.prefix + name, [*params, *(f"ptr {r}" for r in results), "ptr %frame"], opening, e
         )
         return symbol
 

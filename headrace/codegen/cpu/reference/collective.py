@@ -71,15 +71,25 @@ def scan(e: Emitter, op: Op, run: RunBlock) -> None:
 
 
 def map_elementwise(e: Emitter, op: Op, run: RunBlock) -> None:
-    """Run the region on the operands' elements, one position after the other."""
-    if op.int_attr("pack") != 1:
-        raise ttir.unsupported(op, "packs of several elements; use pack=1")
-    block = op.regions[0]
-    with e.loop(math.prod(shape_of(op.results[0].type))) as i:
-        for arg, operand in zip(block.args, op.operands, strict=True):
-            e.write(arg, e.read(operand, i))
-        for result, value in zip(op.results, run(block).operands, strict=True):
-            e.write(result, e.read(value), i)
+    """Run the region on the operands' elements, ``pack`` neighbours in row-major order at a time.
+
+    The region's arguments are the elements of the first operand, then those of the second, and so on; its
+    results are grouped the same way.
+    """
+    pack, block = op.int_attr("pack"), op.regions[0]
+    count = math.prod(shape_of(op.results[0].type))
+    if count % pack:
+        raise ttir.unsupported(op, f"packs of {pack} of {count} elements; the pack must divide the count")
+    with e.loop(count // pack) as i:
+        first = e.let(f"mul i64 {i}, {pack}")
+        places = [e.let(f"add i64 {first}, {k}") for k in range(pack)]
+        elements = [e.read(operand, place) for operand in op.operands for place in places]
+        for arg, register in zip(block.args, elements, strict=True):
+            e.write(arg, register)
+        made = [e.read(value) for value in run(block).operands]
+        targets = [(result, place) for result in op.results for place in places]
+        for (result, place), register in zip(targets, made, strict=True):
+            e.write(result, register, place)
 
 
 def _accumulator(op: Op) -> ScalarType:

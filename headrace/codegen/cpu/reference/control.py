@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from headrace.codegen.cpu import ttir
-from headrace.codegen.cpu.reference import collective, memory, pointwise, scaled, shape
+from headrace.codegen.cpu.reference import collective, memory, pointwise, rare, scaled, shape
 from headrace.codegen.cpu.reference.emitter import Emitter, register_type
 from headrace.codegen.cpu.ttir import Block, Function, Module, Op, Value
 
 PROGRAM = ("pid_x", "pid_y", "pid_z", "grid_x", "grid_y", "grid_z")
 _PLAIN: dict[str, Callable[[Emitter, Op], None]] = {
     **dict.fromkeys(pointwise.RULES, pointwise.lower),
+    **dict.fromkeys(rare.RULES, rare.lower),
+    **dict.fromkeys(rare.PAIRS, rare.lower_pair),
     "arith.constant": shape.constant,
     "ub.poison": shape.poison,
     "tt.make_range": shape.make_range,
@@ -36,6 +38,10 @@ _PLAIN: dict[str, Callable[[Emitter, Op], None]] = {
     "tt.print": memory.print_,
     "tt.dot": collective.dot,
     "tt.dot_scaled": scaled.dot_scaled,
+}
+# What cannot run on a CPU, and what to do instead.
+REFUSED = {
+    "tt.elementwise_inline_asm": "inline assembly is written for one GPU; write the operation in Triton",
 }
 # One thread runs a program, so a barrier inside it has nothing to wait for.
 _NOTHING = frozenset(
@@ -94,7 +100,7 @@ class FunctionLowering:
         elif op.name == "tt.map_elementwise":
             collective.map_elementwise(self.e, op, self.block)
         elif op.name not in _NOTHING:
-            raise ttir.unsupported(op, "the CPU engine does not lower this operation")
+            raise ttir.unsupported(op, REFUSED.get(op.name, "the CPU engine does not lower this operation"))
 
     # ---- values that cross control flow --------------------------------------------------------------------
     def assign(self, targets: Sequence[str], values: Sequence[Value]) -> None:

@@ -1,7 +1,8 @@
 """Writing LLVM IR in which every TTIR value, scalar or tensor, has a place in memory.
 
 Scalars live in stack slots (LLVM turns them into registers), tensors in row-major buffers cut from one frame
-of scratch memory. An ``i1`` takes a byte, an 8-bit float is kept as its code in an ``i8``.
+of scratch memory. An ``i1`` takes a byte; an 8-bit float is kept as its code in an ``i8``, a bf16 in an
+``i16`` (where the processor lacks bf16, LLVM would call a library that is not there).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from headrace.codegen.cpu import ttir
 from headrace.codegen.cpu.ttir import Element, PointerType, TensorType, Type, Value
 
-_REGISTER = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double", "index": "i64"}
+_REGISTER = {"f16": "half", "bf16": "i16", "f32": "float", "f64": "double", "index": "i64"}
 
 
 def register_type(element: Element) -> str:

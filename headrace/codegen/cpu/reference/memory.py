@@ -71,9 +71,9 @@ def atomic_rmw(e: Emitter, op: Op) -> None:
 def _rmw(e: Emitter, op: Op, element: Element, address: str, value: str) -> str:
     kind, order = register_type(element), _order(op)
     verb = _RMW[op.str_attr("rmw")]
-    if verb == "fadd" and kind in ("half", "bfloat"):
+    if verb == "fadd" and element.bits == 16:
         return _narrow_fadd(e, op, element, address, value)
-    if verb == "xchg" and kind in ("half", "bfloat", "float", "double", "ptr"):
+    if verb == "xchg" and kind in ("half", "float", "double", "ptr"):
         bits = f"i{element.bits}"
         cast = "ptrtoint" if kind == "ptr" else "bitcast"
         raw = e.let(f"{cast} {kind} {value} to {bits}")
@@ -93,9 +93,9 @@ def _narrow_fadd(e: Emitter, op: Op, element: Element, address: str, value: str)
     e.jump(again)
     e.label(again)
     bits = e.let(f"load i16, ptr {old_place}")
-    old = e.let(f"bitcast i16 {bits} to {kind}")
+    old = bits if kind == "i16" else e.let(f"bitcast i16 {bits} to {kind}")
     total = e.let(f"fadd float {numbers.widen(e, old, element, op)}, {add}")
-    new = e.let(f"bitcast {kind} {numbers.narrow(e, total, element, op)} to i16")
+    new = _atomic_bits(e, numbers.narrow(e, total, element, op), element)
     pair = e.let(f"cmpxchg ptr {address}, i16 {bits}, i16 {new} acq_rel monotonic")
     e.line(f"store i16 {e.let(f'extractvalue {{ i16, i1 }} {pair}, 0')}, ptr {old_place}")
     e.branch(e.let(f"extractvalue {{ i16, i1 }} {pair}, 1"), done, again)
@@ -161,21 +161,36 @@ def atomic_store(e: Emitter, op: Op) -> None:
 
 
 def atomic_poll(e: Emitter, op: Op) -> None:
-    """Spin until the word holds the expected value, then give true. A time limit is not supported."""
-    if len(op.operands) != 2:
-        raise ttir.unsupported(op, "a time limit; poll without one")
-    pointer, wanted = op.operands
+    """Spin until each word holds its expected value; false where a time limit (nanoseconds) passes before."""
+    pointer, wanted, *limit = op.operands
     element = ttir.element_of(wanted.type)
-    kind = _atomic_type(element)
-    expected = _atomic_bits(e, e.read(wanted, "0"), element)
-    again, done = e.name("poll"), e.name("done")
-    address = e.read(pointer, "0")
-    e.jump(again)
-    e.label(again)
-    raw = e.let(f"load atomic {kind}, ptr {address} {_order(op)}, align {byte_size(element)}")
-    e.branch(e.let(f"icmp eq {kind} {raw}, {expected}"), done, again)
-    e.label(done)
-    e.write(op.result, "true")
+    kind, order = _atomic_type(element), f"{_order(op)}, align {byte_size(element)}"
+    end = e.let(f"add i64 {_clock(e)}, {e.read(limit[0])}") if limit else ""
+    with e.loop(_count(pointer)) as i:
+        expected = _atomic_bits(e, e.read(wanted, i), element)
+        address = e.read(pointer, i)
+        again, late, done = e.name("poll"), e.name("late"), e.name("done")
+        e.jump(again)
+        e.label(again)
+        equal = e.let(f"icmp eq {kind} {e.let(f'load atomic {kind}, ptr {address} {order}')}, {expected}")
+        e.write(op.result, equal, i)
+        e.branch(equal, done, late)
+        e.label(late)
+        if limit:
+            e.branch(e.let(f"icmp slt i64 {_clock(e)}, {end}"), again, done)
+        else:
+            e.jump(again)
+        e.label(done)
+
+
+def _clock(e: Emitter) -> str:
+    """Nanoseconds of the monotonic clock."""
+    time = "%" + e.name("p")
+    e.entry.append(f"  {time} = alloca [2 x i64], align 8")
+    e.call("i32", "clock_gettime", ("i32", "1"), ("ptr", time))
+    seconds = e.let(f"mul i64 {e.let(f'load i64, ptr {time}')}, 1000000000")
+    rest = e.let(f"load i64, ptr {e.let(f'getelementptr i64, ptr {time}, i64 1')}")
+    return e.let(f"add i64 {seconds}, {rest}")
 
 
 def text_constant(e: Emitter, text: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from headrace.codegen.cpu import ttir
-from headrace.codegen.cpu.reference import numbers
+from headrace.codegen.cpu.reference import external, numbers
 from headrace.codegen.cpu.reference.emitter import Emitter, register_type
 from headrace.codegen.cpu.ttir import Element, Op, PointerType, ScalarType
 
@@ -91,20 +91,20 @@ def _result(op: Op) -> Element:
     return ttir.element_of(op.results[0].type)
 
 
-def _compute_type(element: Element) -> str:
+def compute_type(element: Element) -> str:
     """The LLVM type in which a float operation is computed: double for f64, else float."""
     return "double" if isinstance(element, ScalarType) and element.name == "f64" else "float"
 
 
-def _in_float(e: Emitter, op: Op, registers: Sequence[str], compute: Callable[[str, list[str]], str]) -> str:
+def in_float(e: Emitter, op: Op, registers: Sequence[str], compute: Callable[[str, list[str]], str]) -> str:
     """Widen the operands, compute, round once."""
     element = _element(op)
-    kind = _compute_type(element)
+    kind = compute_type(element)
     result = compute(kind, [numbers.widen(e, r, element, op) for r in registers])
     return result if kind == "double" else numbers.narrow(e, result, element, op)
 
 
-def _suffix(kind: str) -> str:
+def suffix(kind: str) -> str:
     return {"float": "f32", "double": "f64"}.get(kind, kind)
 
 
@@ -118,18 +118,18 @@ def _int_intrinsic(e: Emitter, op: Op, r: Sequence[str]) -> str:
 
 
 def _float_binary(e: Emitter, op: Op, r: Sequence[str]) -> str:
-    return _in_float(e, op, r, lambda kind, w: e.let(f"{_FLOAT[op.name]} {kind} {w[0]}, {w[1]}"))
+    return in_float(e, op, r, lambda kind, w: e.let(f"{_FLOAT[op.name]} {kind} {w[0]}, {w[1]}"))
 
 
 def _float_intrinsic(e: Emitter, op: Op, r: Sequence[str]) -> str:
     name = _FLOAT_INTRINSIC[op.name]
-    return _in_float(
-        e, op, r, lambda kind, w: e.call(kind, f"llvm.{name}.{_suffix(kind)}", *((kind, x) for x in w))
+    return in_float(
+        e, op, r, lambda kind, w: e.call(kind, f"llvm.{name}.{suffix(kind)}", *((kind, x) for x in w))
     )
 
 
 def _libm(e: Emitter, op: Op, r: Sequence[str]) -> str:
-    return _in_float(e, op, r, lambda kind, w: libm(e, _LIBM[op.name], kind, w))
+    return in_float(e, op, r, lambda kind, w: libm(e, _LIBM[op.name], kind, w))
 
 
 def libm(e: Emitter, name: str, kind: str, registers: Sequence[str]) -> str:
@@ -137,7 +137,7 @@ def libm(e: Emitter, name: str, kind: str, registers: Sequence[str]) -> str:
     return e.call(kind, name + ("f" if kind == "float" else ""), *((kind, x) for x in registers))
 
 
-def _divide(e: Emitter, op: Op, r: Sequence[str]) -> str:
+def divide(e: Emitter, op: Op, r: Sequence[str]) -> str:
     kind = register_type(_result(op))
     signed, remainder = op.name.endswith("si"), "rem" in op.name
     zero = e.let(f"icmp eq {kind} {r[1]}, 0")
@@ -171,7 +171,7 @@ def _cmpi(e: Emitter, op: Op, r: Sequence[str]) -> str:
 def _cmpf(e: Emitter, op: Op, r: Sequence[str]) -> str:
     element = _element(op)
     wide = [numbers.widen(e, x, element, op) for x in r]
-    return e.let(f"fcmp {op.str_attr('predicate')} {_compute_type(element)} {wide[0]}, {wide[1]}")
+    return e.let(f"fcmp {op.str_attr('predicate')} {compute_type(element)} {wide[0]}, {wide[1]}")
 
 
 def _select(e: Emitter, op: Op, r: Sequence[str]) -> str:
@@ -180,9 +180,11 @@ def _select(e: Emitter, op: Op, r: Sequence[str]) -> str:
 
 
 def _float_to_float(e: Emitter, op: Op, r: Sequence[str]) -> str:
-    if "rtz" in op.str_attr("rounding"):
-        raise ttir.unsupported(op, "rounding toward zero; use the default rounding")
-    return numbers.convert(e, r[0], _element(op), _result(op), op)
+    mode = op.str_attr("rounding")
+    if mode not in ("", "rtne", "rtz", "to_nearest_even", "toward_zero"):
+        raise ttir.unsupported(op, f"rounding {mode}")
+    zero = mode in ("rtz", "toward_zero")
+    return numbers.convert(e, r[0], _element(op), _result(op), op, toward_zero=zero)
 
 
 def _extend(e: Emitter, op: Op, r: Sequence[str]) -> str:
@@ -196,7 +198,7 @@ def _extend(e: Emitter, op: Op, r: Sequence[str]) -> str:
 def _int_to_float(e: Emitter, op: Op, r: Sequence[str]) -> str:
     verb, source, target = op.name.split(".")[1], register_type(_element(op)), _result(op)
     verb = "sitofp" if verb == "sitofp" else "uitofp"
-    if _compute_type(target) == "double" or target == ttir.F32:
+    if compute_type(target) == "double" or target == ttir.F32:
         return e.let(f"{verb} {source} {r[0]} to {register_type(target)}")
     double = e.let(f"{verb} {source} {r[0]} to double")
     return numbers.convert(e, double, ScalarType("f64"), target, op)
@@ -204,31 +206,31 @@ def _int_to_float(e: Emitter, op: Op, r: Sequence[str]) -> str:
 
 def _float_to_int(e: Emitter, op: Op, r: Sequence[str]) -> str:
     element, target = _element(op), register_type(_result(op))
-    wide, kind = numbers.widen(e, r[0], element, op), _compute_type(element)
+    wide, kind = numbers.widen(e, r[0], element, op), compute_type(element)
     verb = "fptosi" if op.name == "arith.fptosi" else "fptoui"
-    return e.call(target, f"llvm.{verb}.sat.{target}.{_suffix(kind)}", (kind, wide))
+    return e.call(target, f"llvm.{verb}.sat.{target}.{suffix(kind)}", (kind, wide))
 
 
 def _negf(e: Emitter, op: Op, r: Sequence[str]) -> str:
-    return _in_float(e, op, r, lambda kind, w: e.let(f"fneg {kind} {w[0]}"))
+    return in_float(e, op, r, lambda kind, w: e.let(f"fneg {kind} {w[0]}"))
 
 
 def _rsqrt(e: Emitter, op: Op, r: Sequence[str]) -> str:
     def compute(kind: str, w: list[str]) -> str:
-        root = e.call(kind, f"llvm.sqrt.{_suffix(kind)}", (kind, w[0]))
+        root = e.call(kind, f"llvm.sqrt.{suffix(kind)}", (kind, w[0]))
         return e.let(f"fdiv {kind} {numbers.float_literal(1.0, kind)}, {root}")
 
-    return _in_float(e, op, r, compute)
+    return in_float(e, op, r, compute)
 
 
 def _clampf(e: Emitter, op: Op, r: Sequence[str]) -> str:
     names = ("maximum", "minimum") if op.str_attr("propagateNan") == "all" else ("maxnum", "minnum")
 
     def compute(kind: str, w: list[str]) -> str:
-        low = e.call(kind, f"llvm.{names[0]}.{_suffix(kind)}", (kind, w[0]), (kind, w[1]))
-        return e.call(kind, f"llvm.{names[1]}.{_suffix(kind)}", (kind, low), (kind, w[2]))
+        low = e.call(kind, f"llvm.{names[0]}.{suffix(kind)}", (kind, w[0]), (kind, w[1]))
+        return e.call(kind, f"llvm.{names[1]}.{suffix(kind)}", (kind, low), (kind, w[2]))
 
-    return _in_float(e, op, r, compute)
+    return in_float(e, op, r, compute)
 
 
 def _absi(e: Emitter, op: Op, r: Sequence[str]) -> str:
@@ -236,7 +238,7 @@ def _absi(e: Emitter, op: Op, r: Sequence[str]) -> str:
     return e.call(kind, f"llvm.abs.{kind}", (kind, r[0]), ("i1", "false"))
 
 
-def _high_product(e: Emitter, op: Op, r: Sequence[str], signed: bool) -> str:
+def high_product(e: Emitter, op: Op, r: Sequence[str], signed: bool) -> str:
     kind, bits = register_type(_element(op)), _element(op).bits
     verb = "sext" if signed else "zext"
     a, b = (e.let(f"{verb} {kind} {x} to i{2 * bits}") for x in r)
@@ -269,47 +271,13 @@ def _same(e: Emitter, op: Op, r: Sequence[str]) -> str:
     return r[0]
 
 
-def _external(e: Emitter, op: Op, r: Sequence[str]) -> str:
-    """A function of our libdevice: a C math function, or a predicate that starts with ``headrace_``."""
-    symbol = op.str_attr("symbol")
-    element, result = _element(op), _result(op)
-    kind, out = register_type(element), register_type(result)
-    if symbol.startswith("headrace_is"):
-        absolute = e.call(kind, f"llvm.fabs.{_suffix(kind)}", (kind, r[0]))
-        if symbol.startswith("headrace_isnan"):
-            flag = e.let(f"fcmp uno {kind} {r[0]}, {r[0]}")
-        else:
-            infinity = numbers.float_literal(float("inf"), kind)
-            predicate = "oeq" if symbol.startswith("headrace_isinf") else "olt"
-            flag = e.let(f"fcmp {predicate} {kind} {absolute}, {infinity}")
-        return e.let(f"zext i1 {flag} to {out}")
-    if symbol.startswith("headrace_signbit"):
-        bits = f"i{element.bits}"
-        cast = e.let(f"bitcast {kind} {r[0]} to {bits}")
-        return _resize(e, e.let(f"lshr {bits} {cast}, {element.bits - 1}"), bits, out)
-    if symbol.startswith("headrace_rsqrt"):
-        root = e.call(kind, f"llvm.sqrt.{_suffix(kind)}", (kind, r[0]))
-        return e.let(f"fdiv {kind} {numbers.float_literal(1.0, kind)}, {root}")
-    if not symbol or not symbol.isalnum():
-        raise ttir.unsupported(op, f"external function {symbol!r}; use triton.language.extra.libdevice")
-    args = [(register_type(_element(op, k)), x) for k, x in enumerate(r)]
-    return e.call(out, symbol, *args)
-
-
-def _resize(e: Emitter, register: str, source: str, target: str) -> str:
-    if source == target:
-        return register
-    verb = "trunc" if int(source[1:]) > int(target[1:]) else "zext"
-    return e.let(f"{verb} {source} {register} to {target}")
-
-
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_INT, _int_binary),
     **dict.fromkeys(_INT_INTRINSIC, _int_intrinsic),
     **dict.fromkeys(_FLOAT, _float_binary),
     **dict.fromkeys(_FLOAT_INTRINSIC, _float_intrinsic),
     **dict.fromkeys(_LIBM, _libm),
-    **dict.fromkeys(("arith.divsi", "arith.divui", "arith.remsi", "arith.remui"), _divide),
+    **dict.fromkeys(("arith.divsi", "arith.divui", "arith.remsi", "arith.remui"), divide),
     **dict.fromkeys(("arith.shli", "arith.shrsi", "arith.shrui"), _shift),
     **dict.fromkeys(("arith.extf", "arith.truncf", "tt.fp_to_fp"), _float_to_float),
     **dict.fromkeys(("arith.extsi", "arith.extui", "arith.trunci"), _extend),
@@ -317,6 +285,8 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("arith.sitofp", "arith.uitofp"), _int_to_float),
     **dict.fromkeys(("arith.fptosi", "arith.fptoui"), _float_to_int),
     **dict.fromkeys(("arith.bitcast", "tt.bitcast"), _bitcast),
+    "arith.convertf": _float_to_float,
+    "math.clampf": _clampf,
     "arith.cmpi": _cmpi,
     "arith.cmpf": _cmpf,
     "arith.select": _select,
@@ -324,18 +294,22 @@ RULES: dict[str, Rule] = {
     "math.rsqrt": _rsqrt,
     "math.absi": _absi,
     "tt.clampf": _clampf,
-    "tt.mulhiui": lambda e, op, r: _high_product(e, op, r, signed=False),
+    "tt.mulhiui": lambda e, op, r: high_product(e, op, r, signed=False),
     "tt.addptr": _addptr,
     "tt.int_to_ptr": _int_to_ptr,
     "tt.ptr_to_int": _ptr_to_int,
-    "tt.extern_elementwise": _external,
+    "tt.extern_elementwise": external.lower,
     "tt.splat": _same,
 }
 
 
 def lower(e: Emitter, op: Op) -> None:
     """Apply the operation's rule to every element. A scalar operand is the same for all of them."""
-    rule = RULES[op.name]
+    apply(e, op, RULES[op.name])
+
+
+def apply(e: Emitter, op: Op, rule: Rule) -> None:
+    """Apply a rule to every element."""
     type_ = op.results[0].type
     if not isinstance(type_, ttir.TensorType):
         e.write(op.results[0], rule(e, op, [e.read(v) for v in op.operands]))

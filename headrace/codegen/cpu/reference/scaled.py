@@ -35,45 +35,50 @@ def _decode(
 ) -> Value:
     shape = list(shape_of(value.type))
     four_bit = form == "e2m1"
+    # Two 4-bit numbers to a byte, along K or, where the attribute says so, along M or N.
+    packed = contracted if op.attrs.get(pack) is not False else -3 - contracted
     if four_bit:
-        if op.attrs.get(pack) is False:
-            raise ttir.unsupported(op, "e2m1 operands packed along M or N; pack them along K")
-        shape[contracted] *= 2
+        shape[packed] *= 2
     elif form not in _ELEMENTS:
         raise ttir.unsupported(op, f"operand format {form}; use e4m3, e5m2, e2m1, bf16 or fp16")
     wide = Value(-1, TensorType(tuple(shape), ttir.F32))
     with e.nest(shape) as index:
         if four_bit:
-            number = _nibble(e, value, index, contracted)
+            number = _nibble(e, value, index, packed)
         else:
             raw = e.read(value, e.linear(index, shape))
             stored = ttir.element_of(value.type)
             source = stored if stored.bits != 8 else ScalarType(_ELEMENTS[form])
             number = numbers.widen(e, raw, source, op)
         if scale is not None:
-            number = e.let(f"fmul float {number}, {_scale(e, scale, index, contracted, shape[contracted])}")
+            factor = _scale(e, op, scale, index, contracted, shape[contracted])
+            number = e.let(f"fmul float {number}, {factor}")
         e.write(wide, number, e.linear(index, shape))
     return wide
 
 
-def _nibble(e: Emitter, value: Value, index: list[str], contracted: int) -> str:
+def _nibble(e: Emitter, value: Value, index: list[str], axis: int) -> str:
     entries = ", ".join("float " + numbers.float_literal(x, "float") for x in _E2M1)
     e.globals.setdefault("decode_e2m1", f"@decode_e2m1 = internal constant [16 x float] [{entries}]")
     packed = list(index)
-    packed[contracted] = e.let(f"lshr i64 {index[contracted]}, 1")
+    packed[axis] = e.let(f"lshr i64 {index[axis]}, 1")
     byte = e.let(f"zext i8 {e.read(value, e.linear(packed, shape_of(value.type)))} to i64")
-    shift = e.let(f"shl i64 {e.let(f'and i64 {index[contracted]}, 1')}, 2")
+    shift = e.let(f"shl i64 {e.let(f'and i64 {index[axis]}, 1')}, 2")
     code = e.let(f"and i64 {e.let(f'lshr i64 {byte}, {shift}')}, 15")
     return e.let(f"load float, ptr {e.let(f'getelementptr float, ptr @decode_e2m1, i64 {code}')}")
 
 
-def _scale(e: Emitter, scale: Value, index: list[str], contracted: int, inner: int) -> str:
-    """Scales are [.., M or N, K / group]; the group size follows from the shapes."""
+def _scale(e: Emitter, op: Op, scale: Value, index: list[str], contracted: int, inner: int) -> str:
+    """Scales are [.., M or N, K / group]; the group size follows from the shapes. A scale is an exponent
+    byte, or an 8-bit float."""
     shape = shape_of(scale.type)
     group = inner // shape[-1]
     row = index[-2] if contracted == -1 else index[-1]
     position = [*index[:-2], row, e.let(f"udiv i64 {index[contracted]}, {group}")]
-    exponent = e.let(f"zext i8 {e.read(scale, e.linear(position, shape))} to i32")
+    code, element = e.read(scale, e.linear(position, shape)), ttir.element_of(scale.type)
+    if isinstance(element, ScalarType) and element.is_float:
+        return numbers.widen(e, code, element, op)
+    exponent = e.let(f"zext i8 {code} to i32")
     bits = e.let(f"shl i32 {exponent}, 23")
     tiny = e.let(f"icmp eq i32 {exponent}, 0")
     bits = e.let(f"select i1 {tiny}, i32 4194304, i32 {bits}")  # 2^-127 is a subnormal f32

@@ -8,9 +8,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from headrace.codegen.cpu.float8 import FLOAT8
 from headrace.codegen.cpu.ttir import Element, PointerType, Value, element_of
 from headrace.codegen.cpu.vector.emit import Emitter
 from headrace.codegen.cpu.vector.errors import VectorDeclined
+from headrace.codegen.cpu.vector.memory.prefetch import Prefetches
 
 _ELEMENTS = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double", "index": "i64"}
 SIZES = {
@@ -24,6 +26,7 @@ SIZES = {
     "float": 4,
     "double": 8,
     "ptr": 8,
+    **dict.fromkeys(FLOAT8, 1),
 }
 FLOATS = frozenset({"half", "bfloat", "float", "double"})
 Fact = tuple[str, int]
@@ -38,6 +41,9 @@ class Machine:
     avx512: bool
     bf16_dot: bool
     fma: bool = True
+    vnni: bool = False
+    amx_bf16: bool = False
+    amx_int8: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +64,12 @@ Index = tuple[Ix, ...]
 
 
 def element_type(element: Element) -> str:
-    """LLVM type of a TTIR element; declines 8-bit floats."""
+    """Name of a TTIR element: its LLVM type, or that of an 8-bit float, which is kept as its code."""
     if isinstance(element, PointerType):
         return "ptr"
     if element.name in _ELEMENTS:
         return _ELEMENTS[element.name]
-    if element.is_float or element.name not in SIZES:
+    if element.name not in SIZES:
         raise VectorDeclined(f"element type {element.name} is not vectorised")
     return element.name
 
@@ -71,7 +77,9 @@ def element_type(element: Element) -> str:
 def text(element: str) -> str:
     """How an element is spelled in LLVM IR. bf16 is held as i16: without the hardware LLVM would convert
     at each move."""
-    return "i16" if element == "bfloat" else element
+    if element == "bfloat":
+        return "i16"
+    return "i8" if element.startswith("f8") else element
 
 
 def pointee_of(value: Value) -> str:
@@ -112,6 +120,9 @@ def const(element: str, value: float | int | bool) -> str:
         return str(short - 0x10000 if short >> 15 else short)
     if element == "ptr":
         return "null"
+    if element in FLOAT8:
+        code = FLOAT8[element].code(float(value))
+        return str(code - 0x100 if code >> 7 else code)
     bits = SIZES[element] * 8
     n = int(value) & ((1 << bits) - 1)
     return str(n - (1 << bits) if n >> (bits - 1) else n)
@@ -128,6 +139,8 @@ class Context:
         self.e = Emitter()
         self.machine = machine
         self.facts: frozenset[Fact] = frozenset()
+        self.prefetches = Prefetches()
+        self.uniform: dict[str, str] = {}  # scalar by the name of the vector that repeats it
         self._tags = 0
         self._dummy = ""
 
@@ -217,7 +230,10 @@ class Context:
             return f"splat ({text(element)} {value})"
         vt = vector_type(element, width)
         one = self.e.pure(f"insertelement {vt} poison, {text(element)} {value}, i64 0", (value,))
-        return self.e.pure(f"shufflevector {vt} {one}, {vt} poison, <{width} x i32> zeroinitializer", (one,))
+        every = f"shufflevector {vt} {one}, {vt} poison, <{width} x i32> zeroinitializer"
+        name = self.e.pure(every, (one,))
+        self.uniform[name] = value
+        return name
 
     def shuffle(self, element: str, width: int, a: str, b: str, lanes: Sequence[int]) -> str:
         vt = vector_type(element, width)
@@ -254,7 +270,7 @@ class Context:
     def gep(self, element: str, pointer: str, offset: str) -> str:
         if offset == "0":
             return pointer
-        return self.e.pure(f"getelementptr {element}, ptr {pointer}, i64 {offset}", (pointer, offset))
+        return self.e.pure(f"getelementptr {text(element)}, ptr {pointer}, i64 {offset}", (pointer, offset))
 
     def fma(self, element: str, width: int, a: str, b: str, c: str) -> str:
         vt = vector_type(element, width)
@@ -265,10 +281,9 @@ class Context:
     # memory
 
     def alloca(self, element: str, count: int) -> str:
-        name = self.e.alloca(element, count, SIZES[element])
-        if self.e.alloca_bytes > STACK_LIMIT:
-            raise VectorDeclined(f"the tiles of this kernel need more than {STACK_LIMIT} bytes of stack")
-        return name
+        if self.e.alloca_bytes + count * SIZES[element] > STACK_LIMIT:
+            return self.e.scratch(count * SIZES[element])
+        return self.e.alloca(text(element), count, SIZES[element])
 
     def zeros(self) -> str:
         """128 readable zero bytes: where loads go whose row is masked off."""

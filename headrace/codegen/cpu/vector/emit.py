@@ -37,6 +37,10 @@ class Emitter:
         self.allocas: list[str] = []
         self.alloca_bytes = 0
         self.declarations: dict[str, str] = {}
+        self.functions: dict[str, str] = {}
+        self.scratch_bytes = 0
+        self.shared_bytes = 0
+        self._leaves = False
 
     # names
 
@@ -124,7 +128,28 @@ class Emitter:
         self._depth[name] = 0
         return name
 
+    def scratch(self, size: int) -> str:
+        """``size`` bytes of this thread's scratch memory, 64-byte aligned, for this program."""
+        name = self.fresh()
+        self.allocas.append(f"  {name} = getelementptr i8, ptr %scratch, i64 {self.scratch_bytes}")
+        self.scratch_bytes += (size + 63) // 64 * 64
+        self._depth[name] = 0
+        return name
+
+    def shared_scratch(self, size: int) -> str:
+        """``size`` bytes of scratch memory that lose their content at the next request."""
+        self.shared_bytes = max(self.shared_bytes, size)
+        return "%shared"
+
     # control flow
+
+    def leave(self, cond: str) -> None:
+        """End the program here if ``cond`` holds."""
+        after = self.label()
+        self.effect(f"br i1 {cond}, label %leave, label %{after}")
+        self.top.lines.append(f"{after}:")
+        self.top.label = after
+        self._leaves = True
 
     def open(self, label: str, barrier: bool = False) -> Frame:
         frame = Frame(label, barrier)
@@ -217,8 +242,10 @@ class Emitter:
         types: Sequence[str],
         then: Callable[[], Values],
         other: Callable[[], Values] | None = None,
+        rare: bool = False,
     ) -> Values:
-        """``if``: both sides give values of ``types``; returns the merged ones."""
+        """``if``: both sides give values of ``types``; returns the merged ones. ``rare``: ``cond`` hardly
+        ever holds."""
         parent = self.top
         yes, no, done = self.label(), self.label(), self.label()
         a = self.open(yes, True)
@@ -228,7 +255,11 @@ class Emitter:
         right = other() if other is not None else []
         self.close()
         lines = parent.lines
-        lines.append(f"  br i1 {cond}, label %{yes}, label %{no}")
+        odds = ""
+        if rare:
+            self.declare("!1", '!1 = !{!"branch_weights", i32 1, i32 1000}')
+            odds = ", !prof !1"
+        lines.append(f"  br i1 {cond}, label %{yes}, label %{no}{odds}")
         lines.append(f"{yes}:")
         lines.extend(a.lines)
         lines.append(f"  br label %{done}")
@@ -245,6 +276,15 @@ class Emitter:
     def text(self, signature: str) -> str:
         """The whole function and its declarations."""
         assert len(self.frames) == 1
-        body = "\n".join([*self.allocas, *self.frames[0].lines])
-        decls = "\n".join(self.declarations.values())
+        opening: list[str] = []
+        if self.scratch_bytes or self.shared_bytes:
+            self.declare("headrace_scratch", "declare ptr @headrace_scratch(i64)")
+            size = self.scratch_bytes + self.shared_bytes
+            opening = [
+                f"  %scratch = call ptr @headrace_scratch(i64 {size})",
+                f"  %shared = getelementptr i8, ptr %scratch, i64 {self.scratch_bytes}",
+            ]
+        end = ["  br label %leave", "leave:"] if self._leaves else []
+        body = "\n".join([*opening, *self.allocas, *self.frames[0].lines, *end])
+        decls = "\n".join([*self.declarations.values(), *self.functions.values()])
         return f"{decls}\n\ndefine void {signature} {{\nentry:\n{body}\n  ret void\n}}\n"

@@ -8,7 +8,7 @@ returns the SSA name. Tiles are never held in registers as a whole: loops over a
 vector at a time, and equal requests are answered with the same name.
 
 ``out`` asks for the value of an expression *outside* the valid range of dimension ``out``: every load
-whose mask bounds that dimension answers with its ``other`` value. See :mod:`.masks`.
+whose mask bounds that dimension answers with its ``other`` value. See ``analysis/masks.py``.
 """
 
 from __future__ import annotations

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from headrace.codegen.cpu.vector.analysis.masks import Limits
 from headrace.codegen.cpu.vector.context import ZERO, Context, Ix
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Shape
-from headrace.codegen.cpu.vector.masks import Limits
 
 LaneBody = Callable[[list[Ix], Values, bool], Values]
 

@@ -7,13 +7,25 @@ from typing import TYPE_CHECKING
 
 from headrace.codegen.cpu import ttir
 from headrace.codegen.cpu.ttir import Block, Function, Op, Value, element_of, shape_of
-from headrace.codegen.cpu.vector import dot, effects, masks
-from headrace.codegen.cpu.vector.access import vector_dim
-from headrace.codegen.cpu.vector.affine import root_name
-from headrace.codegen.cpu.vector.combine import combine_of
-from headrace.codegen.cpu.vector.context import Context, Ix, Machine, const, element_type, pointee_of, text
-from headrace.codegen.cpu.vector.demand import Demand, order_of
-from headrace.codegen.cpu.vector.elementwise import NAMES, Elementwise
+from headrace.codegen.cpu.vector import dot
+from headrace.codegen.cpu.vector.analysis import effects, masks, overlap
+from headrace.codegen.cpu.vector.analysis.access import vector_dim
+from headrace.codegen.cpu.vector.analysis.demand import Demand, order_of
+from headrace.codegen.cpu.vector.analysis.masks import Limits
+from headrace.codegen.cpu.vector.analysis.program_step import Steps
+from headrace.codegen.cpu.vector.analysis.structure import LEAVE, SAME, structured
+from headrace.codegen.cpu.vector.analysis.trial import refusal
+from headrace.codegen.cpu.vector.context import (
+    SIZES,
+    Context,
+    Ix,
+    Machine,
+    const,
+    element_type,
+    pointee_of,
+    text,
+)
+from headrace.codegen.cpu.vector.control.island import Islands
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 from headrace.codegen.cpu.vector.expr import (
@@ -23,39 +35,46 @@ from headrace.codegen.cpu.vector.expr import (
     Expr,
     Range,
     Scalar,
-    Summed,
     Transpose,
     Uniform,
 )
+from headrace.codegen.cpu.vector.lanes.elementwise import NAMES, Elementwise, evaluate
+from headrace.codegen.cpu.vector.lanes.select import Select
 from headrace.codegen.cpu.vector.loops import lanes, rows
-from headrace.codegen.cpu.vector.masks import Limits
-from headrace.codegen.cpu.vector.memory import Load, Pointers, store
-from headrace.codegen.cpu.vector.reduce import reduce_tile
+from headrace.codegen.cpu.vector.memory import stream, together
+from headrace.codegen.cpu.vector.memory.transfer import Load, Pointers, store, store_all
+from headrace.codegen.cpu.vector.movement import bits, shuffle
+from headrace.codegen.cpu.vector.movement.hypercube import FLIP, PARITY, flattened
+from headrace.codegen.cpu.vector.reduction import collective
 from headrace.codegen.cpu.vector.schedule import Scheduler
-from headrace.codegen.cpu.vector.select import Select
 
 if TYPE_CHECKING:
     from headrace.codegen.cpu.ttir import Module
 
-_IGNORED = frozenset({"llvm.intr.assume", "gpu.barrier", "ttg.barrier", "ttg.local_barrier", "tt.return"})
+_IGNORED = frozenset({"llvm.intr.assume", "gpu.barrier", "ttg.barrier", "ttg.local_barrier", "tt.return",
+"tt.grid_dependency_wait", "tt.grid_dependency_launch_dependents"})  # fmt: skip
 _PURE = frozenset({"arith.constant", "tt.make_range", "tt.splat", "tt.broadcast", "tt.expand_dims",
 "arith.select", "tt.trans", "tt.unsplat"}) | NAMES  # fmt: skip
+
+
+_ATTRIBUTES = frozenset({"predicate", "rounding", "propagateNan", "symbol"})
 
 
 class Lowering:
     """State of one kernel's lowering."""
 
     def __init__(self, function: Function, module: Module, machine: Machine) -> None:
-        if len(function.blocks) != 1:
-            raise VectorDeclined("early returns are not vectorised")
-        self.function = function
+        self.function = function = flattened(structured(function))
         self.module = module
         self.g = Context(machine)
         self.s = Scheduler(self.g)
         self.demand = Demand(function)
+        self.streams = stream.Streams(function)
         self.env: dict[Value, Expr] = {}
         self.uses: dict[Value, int] = {}
         self.destinations: dict[Value, Buffer] = {}
+        self.islands = Islands(self)
+        self.steps = Steps(function, self.demand.definitions, self.get, self.g)
         self._users: dict[Value, Op] = {}
         for op in ttir.walk(function):
             for operand in op.operands:
@@ -71,7 +90,8 @@ class Lowering:
             self.env[arg] = Scalar(f"%a{k}", element)
         params += [f"i32 %{name}" for name in ("p0", "p1", "p2", "g0", "g1", "g2")]
         self.block(self.function.body)
-        return self.g.e.text(f'@"{self.function.name}"({", ".join(params)})')
+        text_ = self.g.e.text(f'@"{self.function.name}"({", ".join(params)})')
+        return self.g.prefetches.resolve(text_)
 
     # values
 
@@ -126,11 +146,16 @@ class Lowering:
     def block(self, block: Block, skip: frozenset[int] = frozenset()) -> list[Value]:
         """Lower a block; returns the terminator's operands. Operations whose id is in ``skip`` are left
         out."""
+        done: set[int] = set()
         for position, op in enumerate(block.ops):
             if op.name in ("scf.yield", "scf.condition"):
                 return op.operands
-            if id(op) in skip:
+            if id(op) in skip or id(op) in done:
                 continue
+            if op.name == "tt.store":
+                done |= together.lower(self, block, together.group(block, position))
+                if id(op) in done:
+                    continue
             if effects.writes(op):
                 self.settle(block, position, op)
             self.op(op)
@@ -144,6 +169,9 @@ class Lowering:
         for value in later:
             expr = self.env.get(value)
             if expr is not None and expr.shape and effects.loads(expr):
+                expr = expr.resolved()
+                while isinstance(expr, Broadcast | ExpandDims):
+                    expr = expr.operands[0].resolved()  # what is repeated need be kept once only
                 self.s.materialise(expr, final=True)
 
     def op(self, op: Op) -> None:
@@ -151,13 +179,18 @@ class Lowering:
         name = op.name
         if name in _IGNORED:
             return
-        handler = _HANDLERS.get(name)
-        if handler is not None:
+        handler = _HANDLERS.get(name) or (Lowering.elementwise if name in NAMES else Islands.lower)
+        if name.startswith("scf."):
             handler(self, op)
-        elif name in NAMES:
-            self.elementwise(op)
-        else:
-            raise VectorDeclined(f"{name} is not vectorised")
+            return
+        depth = len(self.g.e.frames)
+        try:
+            with self.s.attempt():
+                handler(self, op)
+        except VectorDeclined:
+            # Code that this left behind in open frames is complete and unused.
+            del self.g.e.frames[depth:]
+            Islands.lower(self, op)
 
     def elementwise(self, op: Op) -> None:
         result = op.result
@@ -166,7 +199,13 @@ class Lowering:
         pointee = ""
         if op.name == "tt.addptr":
             pointee = pointee_of(op.operands[0])
-        attrs = {k: v for k, v in op.attrs.items() if k in ("predicate", "rounding", "propagateNan")}
+        attrs = {k: v for k, v in op.attrs.items() if k in _ATTRIBUTES}
+        user = self.sole_user(result)
+        if op.name == "arith.truncf" and user is not None and user.name == "tt.dot":
+            attrs["flush"] = True  # as the product's own instructions do with subnormal numbers
+        types = tuple(o.element for o in operands)
+        if why := refusal(self.g.machine, op.name, types, element, attrs, pointee):
+            raise VectorDeclined(why)
         self.put(result, Elementwise(op.name, operands, shape_of(result.type), element, attrs, pointee))
 
     def constant(self, op: Op) -> None:
@@ -176,6 +215,15 @@ class Lowering:
         assert isinstance(value, int | float)
         element = element_type(element_of(op.result.type))
         self.uniform(op, const(element, value), element)
+
+    def same(self, op: Op) -> None:
+        self.put(op.result, self.get(op.operands[0]))
+
+    def leave(self, op: Op) -> None:
+        cond = self.scalar(op.operands[0]) if op.operands else "true"
+        if op.attrs.get("when") is False:
+            cond = self.g.op("xor", "i1", cond, "true")
+        self.g.e.leave(cond)
 
     def uniform(self, op: Op, name: str, element: str) -> None:
         shape = shape_of(op.result.type)
@@ -199,19 +247,6 @@ class Lowering:
             self.put(op.result, Broadcast(source, shape))
         else:
             self.put(op.result, Transpose(source, order_of(op)))
-
-    def reshape(self, op: Op) -> None:
-        shape = shape_of(op.result.type)
-        source = self.get(op.operands[0])
-        if not source.varies:
-            self.put(op.result, Uniform(source.scalar(self.g), source.element, shape))
-            return
-        if source.element == "i1":
-            raise VectorDeclined("tt.reshape of masks is not vectorised")
-        self.s.demand.pop(source.resolved().uid, None)
-        buffer = Buffer(self.g.alloca(source.element, _size(shape)), source.shape, source.element)
-        self.s.materialise(source, into=buffer)
-        self.put(op.result, buffer.view(shape))
 
     def program_id(self, op: Op) -> None:
         self.put(op.result, Scalar(f"%p{op.int_attr('axis')}", "i32"))
@@ -241,6 +276,8 @@ class Lowering:
             self.get(mask) if mask is not None else None,
             self.get(other) if other is not None else None,
         )
+        if self.g.e.level == 0:
+            load.ahead = self.steps.of(pointer, _size(load.shape) * SIZES[load.element])
         self.put(op.result, load)
 
     def store(self, op: Op) -> None:
@@ -254,52 +291,39 @@ class Lowering:
         if not expr.shape:
             store(g, target, box, expr.scalar(g), expr.element, (), -1, 0)
             return
-        aliased = [load for load in effects.loads(expr) if effects.may_overlap_shifted(target.expr, load)]
-        if any(root_name(load.pointers.expr) in ("", root_name(target.expr)) for load in aliased) or (
-            aliased and len(expr.shape) > 1 and any(isinstance(e, Transpose) for e in _nodes(expr))
-        ):
-            self.s.materialise(expr)
-        made = self.s.tee(self.s.prepare(expr))
-        for load in effects.loads(self.get(pointer)):
-            self.s.materialise(load)
+        addressing = [self.get(v) for v in (pointer, mask) if v is not None]
+        overlap.settle_mask(addressing, self.s.materialise, target)
+        fused = self.s.prepare(expr)
+        reading = overlap.shifted(target, expr.shape, effects.loads(expr))
         dim = vector_dim(g, expr.shape, [expr], target)
+        elsewhere = overlap.condition(g, target, expr.shape, reading, dim)
+        if elsewhere is None:
+            self.s.materialise(expr, final=True)
+            elsewhere = "false"
+            fused = self.s.prepare(expr)
+            dim = vector_dim(g, expr.shape, [expr], target)
+        made = self.s.tee(fused)
         others = [d for d in range(len(expr.shape)) if d != dim]
         width = min(g.machine.lanes, expr.shape[dim])
 
-        def row(index: list[Ix]) -> None:
-            def body(at: list[Ix], _: Values, tail: bool) -> Values:
-                values = []
-                for ix in at:
-                    index[dim] = ix
-                    values.append((tuple(index), expr.eval(g, tuple(index), dim, width)))
-                for here, name in values:
-                    store(g, target, box, name, expr.element, here, dim, width)
-                return []
+        def write(streaming: bool, target: Pointers) -> None:
+            def row(index: list[Ix]) -> None:
+                def body(at: list[Ix], _: Values, tail: bool) -> Values:
+                    places = [(*index[:dim], ix, *index[dim + 1 :]) for ix in at]
+                    values = evaluate(g, expr, places, dim, width)
+                    store_all(g, target, box, values, expr.element, places, dim, width, streaming)
+                    return []
 
-            lanes(g, expr.shape[dim], width, box.limits.get(dim, ()), (), body, self.s.unroll(expr))
+                lanes(g, expr.shape[dim], width, box.limits.get(dim, ()), (), body, self.s.unroll(expr))
 
-        rows(g, expr.shape, others, box.limits, row)
+            rows(g, expr.shape, others, box.limits, row)
+
+        def nest(to: Pointers) -> None:
+            stream.both(g, streams, lambda streaming: write(streaming, to))
+
+        streams = self.streams.condition(g, pointer, target, expr.element, expr.shape, dim)
+        overlap.guarded(g, target, box, expr.shape, expr.element, dim, elsewhere, nest)
         self.s.untee(made, box.limits)
-
-    def reduce(self, op: Op) -> None:
-        if len(op.operands) != 1:
-            raise VectorDeclined("tt.reduce of several tensors is not vectorised")
-        source = self.get(op.operands[0])
-        axis = op.int_attr("axis")
-        if isinstance(source, Summed) and source.axis == axis:
-            self.put(op.result, source.total)
-            return
-        element = source.element
-        if element in ("half", "bfloat"):
-            combine = combine_of(op, "float")
-            source = Elementwise("arith.extf", (source,), source.shape, "float", {})
-        else:
-            combine = combine_of(op, element)
-        result = reduce_tile(self.s, source, axis, combine, self.limits(op.result))
-        made: Expr = Scalar(result, combine.element) if isinstance(result, str) else result
-        if element != combine.element:
-            made = Elementwise("arith.truncf", (made,), made.shape, element, {})
-        self.put(op.result, made)
 
     def dot(self, op: Op) -> None:
         a, b, c = (self.get(o) for o in op.operands[:3])
@@ -315,18 +339,15 @@ def _size(shape: tuple[int, ...]) -> int:
     return n
 
 
-def _nodes(expr: Expr) -> list[Expr]:
-    found = [expr.resolved()]
-    for e in found:
-        found.extend(o.resolved() for o in e.operands)
-        if len(found) > 500:
-            break
-    return found
+def _dot_scaled(lowering: Lowering, op: Op) -> None:
+    from headrace.codegen.cpu.vector.dot import scaled
+
+    scaled.lower(lowering, op)
 
 
 def _control(name: str) -> Callable[[Lowering, Op], None]:
     def run(lowering: Lowering, op: Op) -> None:
-        from headrace.codegen.cpu.vector import control
+        from headrace.codegen.cpu.vector.control import structured as control
 
         getattr(control, name)(lowering, op)
 
@@ -339,16 +360,26 @@ _HANDLERS: dict[str, Callable[[Lowering, Op], None]] = {
     "scf.for": _control("for_loop"),
     "scf.if": _control("if_else"),
     "scf.while": _control("while_loop"),
+    FLIP: bits.flip,
+    LEAVE: Lowering.leave,
+    PARITY: bits.parity,
+    SAME: Lowering.same,
     "tt.broadcast": Lowering.structural,
+    "tt.cat": shuffle.cat,
     "tt.dot": Lowering.dot,
+    "tt.dot_scaled": _dot_scaled,
     "tt.expand_dims": Lowering.structural,
+    "tt.gather": shuffle.gather,
     "tt.get_num_programs": Lowering.num_programs,
     "tt.get_program_id": Lowering.program_id,
+    "tt.join": shuffle.join,
     "tt.load": Lowering.load,
     "tt.make_range": Lowering.make_range,
-    "tt.reduce": Lowering.reduce,
-    "tt.reshape": Lowering.reshape,
+    "tt.reduce": collective.reduce,
+    "tt.reshape": shuffle.reshape,
+    "tt.scan": collective.scan,
     "tt.splat": Lowering.splat,
+    "tt.split": shuffle.split,
     "tt.store": Lowering.store,
     "tt.trans": Lowering.structural,
     "tt.unsplat": Lowering.unsplat,

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from headrace.codegen.cpu.vector.access import quiet_outside, valid, vector_dim
+from headrace.codegen.cpu.vector.analysis.access import quiet_outside, valid, vector_dim
+from headrace.codegen.cpu.vector.analysis.masks import Limits
 from headrace.codegen.cpu.vector.context import Context, Index, Ix
-from headrace.codegen.cpu.vector.elementwise import COSTS, Elementwise
 from headrace.codegen.cpu.vector.emit import Values
+from headrace.codegen.cpu.vector.errors import VectorDeclined
 from headrace.codegen.cpu.vector.expr import (
     NONE,
     Broadcast,
@@ -19,9 +20,12 @@ from headrace.codegen.cpu.vector.expr import (
     Transpose,
     packed,
 )
+from headrace.codegen.cpu.vector.lanes.elementwise import COSTS, Elementwise
 from headrace.codegen.cpu.vector.loops import lanes, rows
-from headrace.codegen.cpu.vector.masks import Limits
-from headrace.codegen.cpu.vector.memory import Load
+from headrace.codegen.cpu.vector.memory.transfer import Load
+
+# Costs are compared with small numbers; a tree of shared operands may have more nodes than fit a word.
+_VERY_COSTLY = 1000
 
 
 class Tee(Expr):
@@ -46,30 +50,49 @@ class Scheduler:
         self.uses: dict[int, int] = {}
         self.keep: list[Expr] = []
         self.demand: dict[int, Limits] = {}
+        self.turned: dict[int, object] = {}  # packed left operands by expression: see dot/turned.py
         self._journal: list[tuple[Expr, Expr | None]] = []
 
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Tiles put into memory inside are forgotten outside: that code may not have run."""
         mark = len(self._journal)
+        packed_before = dict(self.turned)
         try:
             yield
         finally:
+            self.turned = packed_before
             while len(self._journal) > mark:
                 expr, before = self._journal.pop()
                 expr.forward = before
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Like :meth:`scope`, but only where what is inside fails."""
+        mark = len(self._journal)
+        try:
+            yield
+        except VectorDeclined:
+            while len(self._journal) > mark:
+                expr, before = self._journal.pop()
+                expr.forward = before
+            raise
 
     def _forward(self, expr: Expr, to: Expr) -> None:
         self._journal.append((expr, expr.forward))
         expr.forward = to
 
-    def cost(self, expr: Expr) -> int:
-        """Rough cost of evaluating an expression once per element."""
+    def cost(self, expr: Expr, known: dict[int, int] | None = None) -> int:
+        """Rough cost of evaluating an expression once per element. ``known`` holds costs found before, or
+        shared operands would be visited once per path to them."""
+        known = {} if known is None else known
         expr = expr.resolved()
         if isinstance(expr, Buffer):
             return 0
-        own = COSTS.get(expr.op, 0) if isinstance(expr, Elementwise) else 0
-        return own + sum(self.cost(o) for o in expr.operands)
+        if expr.uid not in known:
+            own = COSTS.get(expr.op, 0) if isinstance(expr, Elementwise) else 0
+            known[expr.uid] = min(own + sum(self.cost(o, known) for o in expr.operands), _VERY_COSTLY)
+        return known[expr.uid]
 
     def unroll(self, expr: Expr) -> int:
         """How many vectors of an expression to compute side by side: long computations fill the pipes
@@ -81,6 +104,7 @@ class Scheduler:
         first: list[Expr] = []
         fused: list[Expr] = []
         seen: set[int] = set()
+        known: dict[int, int] = {}
 
         def visit(e: Expr, direct: bool) -> None:
             e = e.resolved()
@@ -88,7 +112,7 @@ class Scheduler:
                 return
             seen.add(e.uid)
             if isinstance(e, Elementwise) and e.element != "ptr":
-                heavy = self.cost(e) >= 8
+                heavy = self.cost(e, known) >= 8
                 if heavy and not direct:
                     first.append(e)
                     return
@@ -126,7 +150,8 @@ class Scheduler:
                 continue
             source = e.twin()
             self.keep.append(source)
-            buffer = Buffer(self.g.alloca(e.element, numel(e.shape)), e.shape, e.element)
+            strides = packed(e.shape, vector_dim(self.g, e.shape, [e]))
+            buffer = Buffer(self.g.alloca(e.element, numel(e.shape)), e.shape, e.element, strides)
             self._forward(e, Tee(source, buffer))
             made.append((e, buffer))
         return made

@@ -1,0 +1,1 @@
+"""What is known about a kernel before code is written: addresses, masks, effects, demand."""

@@ -1,0 +1,142 @@
+"""Masks as upper bounds of dimensions.
+
+``offs < n`` with ``offs`` of stride one along a dimension means "that dimension is valid up to n -
+offs[0]". A mask is
+split into such bounds and a rest that is evaluated element by element. Loops stop at the bounds and tell
+the context so (facts); a load or store then tests only what no loop has established.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headrace.codegen.cpu.vector.analysis.affine import stride_along
+from headrace.codegen.cpu.vector.context import Context, Index, is_const_int, vector_type
+from headrace.codegen.cpu.vector.expr import Broadcast, ExpandDims, Expr, Transpose
+from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
+
+Limits = dict[int, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Box:
+    """Conjunction of bounds (i64 SSA names or constants, within [0, size]) and of other conditions."""
+
+    limits: Limits
+    rest: tuple[Expr, ...]
+
+
+EVERYTHING = Box({}, ())
+_FLIP = {"slt": "sgt", "sle": "sge", "sgt": "slt", "sge": "sle"}
+
+
+def analyse(g: Context, mask: Expr | None) -> Box:
+    """Split a mask into bounds and a rest."""
+    if mask is None:
+        return EVERYTHING
+    limits: dict[int, list[str]] = {}
+    rest: list[Expr] = []
+    _collect(g, mask.resolved(), limits, rest)
+    return Box({d: tuple(dict.fromkeys(names)) for d, names in limits.items()}, tuple(rest))
+
+
+def _collect(g: Context, mask: Expr, limits: dict[int, list[str]], rest: list[Expr]) -> None:
+    if not mask.varies and mask.shape:
+        value = mask.scalar(g)
+        if value != "true":
+            limits.setdefault(0, []).append(g.select("i1", value, "i64", str(mask.shape[0]), "0"))
+        return
+    steps: list[Expr] = []
+    dims = {d: d for d in mask.varies}
+    core = mask
+    while isinstance(core, ExpandDims | Broadcast | Transpose):
+        steps.append(core)
+        dims = {outer: core.down(0, d) for outer, d in dims.items()}
+        core = core.operands[0].resolved()
+    if isinstance(core, Elementwise) and core.op == "arith.andi":
+        for operand in core.operands:
+            part = operand.resolved()
+            for step in reversed(steps):
+                part = _again(step, part)
+            _collect(g, part, limits, rest)
+        return
+    bound = _bound(g, core)
+    if bound is None:
+        rest.append(mask)
+        return
+    for outer, d in dims.items():
+        if d == bound[0] and bound[1] != str(mask.shape[outer]):
+            limits.setdefault(outer, []).append(bound[1])
+
+
+def _again(step: Expr, source: Expr) -> Expr:
+    """The structural operation ``step`` applied to another source."""
+    if isinstance(step, ExpandDims):
+        return ExpandDims(source, step.axis)
+    if isinstance(step, Transpose):
+        return Transpose(source, step.order)
+    return Broadcast(source, step.shape)
+
+
+def _bound(g: Context, expr: Expr) -> tuple[int, str] | None:
+    """(dimension, limit) of a comparison that says "index below limit"."""
+    if not isinstance(expr, Elementwise) or expr.op != "arith.cmpi":
+        return None
+    predicate = str(expr.attrs["predicate"])
+    left, right = expr.operands
+    if left.varies and not right.varies:
+        pass
+    elif right.varies and not left.varies:
+        left, right = right, left
+        predicate = _FLIP.get(predicate, "")
+    else:
+        return None
+    if predicate not in ("slt", "sle") or len(left.varies) != 1:
+        return None
+    (dim,) = left.varies
+    if stride_along(g, left, dim) != 1:
+        return None
+    lo = _wide(g, left.scalar(g), left.element)
+    hi = _wide(g, right.scalar(g), right.element)
+    if predicate == "sle":
+        hi = g.add(hi, "1")
+    size = str(left.shape[dim])
+    return dim, g.smax("0", g.smin(g.sub(hi, lo), size))
+
+
+def _wide(g: Context, value: str, element: str) -> str:
+    if element == "i64" or is_const_int(value):
+        return value
+    return g.cast("sext", element, value, "i64")
+
+
+def condition(g: Context, box: Box, index: Index, dim: int, width: int) -> tuple[str, str]:
+    """What is left to test at ``index``: (scalar condition, vector condition), each "true" when nothing
+    is."""
+    scalar, vector = "true", "true"
+    vt = vector_type("i1", width)
+
+    def both(a: str, b: str, type_: str) -> str:
+        return b if a == "true" else a if b == "true" else g.op("and", type_, a, b)
+
+    for d, names in box.limits.items():
+        for limit in names:
+            if (limit, index[d].tag) in g.facts:
+                continue
+            left = g.sub(limit, g.index(index[d]))
+            if width and d == dim:
+                if is_const_int(left) and int(left) >= width:
+                    continue
+                small = left if is_const_int(left) else g.cast("trunc", "i64", left, "i32")
+                it = vector_type("i32", width)
+                text = f"icmp sgt {it} {g.splat('i32', small, width)}, {g.iota('i32', width)}"
+                lanes = g.e.pure(text, (g.splat("i32", small, width),))
+                vector = both(vector, lanes, vt)
+            else:
+                scalar = both(scalar, g.cmp("sgt", left, "0"), "i1")
+    for expr in box.rest:
+        if width and dim in expr.varies:
+            vector = both(vector, expr.eval(g, index, dim, width), vt)
+        else:
+            scalar = both(scalar, expr.eval(g, index, -1, 0), "i1")
+    return scalar, vector

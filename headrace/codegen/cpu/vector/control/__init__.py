@@ -1,0 +1,1 @@
+"""Loops, branches, and what is lowered outside of the vector code."""

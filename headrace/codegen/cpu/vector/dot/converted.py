@@ -1,0 +1,47 @@
+"""Products whose operands or sums are converted first: 8-bit floats, operands of two types, f16 results.
+
+An 8-bit float is exact as bf16, which is what is multiplied where the processor has bf16 products, and f32
+elsewhere. Sums are f32 and rounded once, at the end. Input precisions (tf32, bf16x3, ...) never lower what is
+computed: f32 is multiplied as f32.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from headrace.codegen.cpu.vector import dot
+from headrace.codegen.cpu.vector.dot.product import Product
+from headrace.codegen.cpu.vector.expr import Expr
+from headrace.codegen.cpu.vector.lanes import float8
+from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
+
+_FLOATS = frozenset({"float", "bfloat", "half"}) | float8.NAMES
+
+
+def accepts(p: Product) -> bool:
+    """True for floats of up to 32 bits that need a conversion."""
+    if {p.a.element, p.b.element} - _FLOATS or p.c.element not in ("float", "half", "bfloat"):
+        return False
+    kinds = {p.a.element, p.b.element}
+    return len(kinds) > 1 or bool(kinds & float8.NAMES) or p.c.element != "float"
+
+
+def lower(p: Product) -> Expr:
+    """Convert, multiply, and round the result."""
+    result = p.c.element
+    small = {p.a.element, p.b.element} <= float8.NAMES | {"bfloat"}
+    if p.a.element != p.b.element or p.a.element in float8.NAMES:
+        common = "bfloat" if small and p.machine.bf16_dot else "float"
+        p = dataclasses.replace(p, a=_as(p, p.a, common), b=_as(p, p.b, common))
+    if result == "float":
+        return dot.lower(p.s, p.a, p.b, p.c, p.limits, p.into)
+    made = dot.lower(p.s, p.a, p.b, _as(p, p.c, "float"), p.limits, None)
+    return _as(p, made, result)
+
+
+def _as(p: Product, x: Expr, element: str) -> Expr:
+    if x.element == element:
+        return x
+    made = Elementwise("tt.fp_to_fp", (x,), x.shape, element, {})
+    p.s.keep += [x, made]
+    return made

@@ -1,0 +1,86 @@
+"""One ``tt.dot`` as the micro-kernel families see it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from headrace.codegen.cpu.vector.analysis.access import valid
+from headrace.codegen.cpu.vector.analysis.masks import Limits
+from headrace.codegen.cpu.vector.context import ZERO, Context, Index, Machine, const, is_const_int
+from headrace.codegen.cpu.vector.expr import Buffer, Expr
+from headrace.codegen.cpu.vector.loops import upper
+from headrace.codegen.cpu.vector.schedule import Scheduler, numel
+
+
+@dataclass(frozen=True)
+class Product:
+    """c[m, n] + a[m, k] @ b[k, n]; ``limits`` says which part of the result is needed.
+
+    ``into`` is the place where the result must go, if the caller has one. It may be the very tile that ``c``
+    reads: element (i, j) is then read before it is written, and nothing else is read from it.
+    """
+
+    s: Scheduler
+    a: Expr
+    b: Expr
+    c: Expr
+    limits: Limits
+    into: Buffer | None
+
+    @property
+    def g(self) -> Context:
+        return self.s.g
+
+    @property
+    def machine(self) -> Machine:
+        return self.s.g.machine
+
+    @property
+    def m(self) -> int:
+        return self.c.shape[-2]
+
+    @property
+    def n(self) -> int:
+        return self.c.shape[-1]
+
+    @property
+    def k(self) -> int:
+        return self.a.shape[-1]
+
+    @cached_property
+    def rows(self) -> str:
+        """How many rows of the result are needed."""
+        return upper(self.g, self.limits.get(len(self.c.shape) - 2, ()), self.m)
+
+    @cached_property
+    def columns(self) -> str:
+        """How many columns of the result are needed."""
+        return upper(self.g, self.limits.get(len(self.c.shape) - 1, ()), self.n)
+
+    @cached_property
+    def bounds(self) -> tuple[str, ...]:
+        """Bounds of k beyond which both operands are zero."""
+        last = len(self.a.shape) - 1
+        left = valid(self.g, self.a, last) or ()
+        right = valid(self.g, self.b, last - 1) or ()
+        common = tuple(name for name in left if name in right)
+        quiet = common and _zero_beyond(self.g, self.a, last) and _zero_beyond(self.g, self.b, last - 1)
+        return common if quiet else ()
+
+    @property
+    def few_rows(self) -> bool:
+        """True if fewer than eight rows can be needed."""
+        return (int(self.rows) if is_const_int(self.rows) else self.m) < 8
+
+    def buffer(self) -> Buffer:
+        """Where the result goes."""
+        return self.into or Buffer(
+            self.g.alloca(self.c.element, numel(self.c.shape)), self.c.shape, self.c.element
+        )
+
+
+def _zero_beyond(g: Context, operand: Expr, dim: int) -> bool:
+    """True if ``operand`` is the constant zero beyond its bounds along ``dim``."""
+    zero: Index = (ZERO,) * len(operand.shape)
+    return operand.eval(g, zero, -1, 0, dim) in (const(operand.element, 0), "0")

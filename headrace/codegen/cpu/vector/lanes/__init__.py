@@ -1,0 +1,1 @@
+"""Element by element: what happens in one vector register."""

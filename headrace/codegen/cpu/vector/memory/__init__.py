@@ -1,0 +1,1 @@
+"""Loads and stores of tiles, past the caches and ahead of time."""

@@ -1,0 +1,1 @@
+"""Combining elements: reductions and scans."""
