@@ -167,7 +167,7 @@ class Compiled:
         code = self._code.get(engine)
         if code is None:
             host = target.host()
-            lowered = lower(parse(self.text), host, engine)  # type: ignore[arg-type]
+            lowered = lower(parse(self.text), host, engine)  # type: ignore[arg-type]  # one of ENGINES
             shared = runtime.get(host)
             loaded = jit.load(
                 jit.emit(lowered.ir, host, lowered.passes).obj, (lowered.entry,), shared.known, host

@@ -399,7 +399,8 @@ def units() -> list[Unit]:
     makers: list[Callable[[torch.dtype], Unit]] = [_line, _strided, _gathered]
     found = [make(dtype) for make in makers for dtype in DTYPES]
     orders = list(itertools.permutations(range(3)))[1:]
-    found += [_cube(o, d) for o in orders for d in (torch.float32, torch.bfloat16, torch.int8, torch.int64)]  # type: ignore[arg-type]
+    dtypes = (torch.float32, torch.bfloat16, torch.int8, torch.int64)
+    found += [_cube((a, b, c), d) for a, b, c in orders for d in dtypes]
     return found
 
 

@@ -68,7 +68,7 @@ def judge_sample(index: int) -> Verdict:
     name, host, made = f"op:{sample.op}/{sample.element}", target.host(), []
     for engine in ("reference", "vector"):
         try:
-            lowered = lower(parse(sample.text), host, engine)  # type: ignore[arg-type]
+            lowered = lower(parse(sample.text), host, engine)  # type: ignore[arg-type]  # one of ENGINES
         except UnsupportedTtir as error:
             if engine == "reference" and refused_by(sample) not in str(error):
                 return Verdict(name, "mismatch", f"the refusal does not name the operation: {error}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from cpu_cases import BY_NAME, CASES, Case, tensors
@@ -9,7 +11,7 @@ from test_cpu_parse import compiled
 
 from headrace.codegen.cpu import jit, target, vector
 from headrace.codegen.cpu.direct import DirectKernel, compile_direct
-from headrace.codegen.cpu.lower import lower
+from headrace.codegen.cpu.lower import INTERNAL, lower
 from headrace.codegen.cpu.parse import parse
 from headrace.errors import CpuEngineError, UnsupportedTtir
 
@@ -77,7 +79,7 @@ def test_a_fault_of_the_vector_lowering_never_reaches_the_user(
     lowered = lower(module, target.host(), "auto")
     assert lowered.engine == "reference"
     assert re.fullmatch(rf"{INTERNAL}, {kind.__name__} at \w+\.py:\d+: .*strange.*", lowered.reason)
-    with pytest.raises(UnsupportedTtir, match="vector lowering fails on masked_add: .*strange") as raised:
+    with pytest.raises(UnsupportedTtir, match=r"vector lowering fails on masked_add: .*strange") as raised:
         lower(module, target.host(), "vector")
     assert isinstance(raised.value.__cause__, kind)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 import vector_kernels as k
 from vector_support import run, worst
 
@@ -91,3 +93,22 @@ def test_reshape(n: int, group: int):
     x, y = torch.randn(n), torch.empty(n // group)
     run(k.reshape_sum, [1], x, y, BN=n, GROUP=group)
     assert worst(y, 2 * x.double().view(-1, group).sum(1)) < 1e-6
+
+
+@triton.jit
+def _sums_and_prints(x, w, o, M: tl.constexpr, K: tl.constexpr):
+    m, k = tl.arange(0, M), tl.arange(0, K)
+    acc = tl.zeros([M], tl.float32)
+    for i in range(3):
+        a = tl.load(x + i * K + k)
+        b = tl.load(w + m[:, None] * K + k[None, :])
+        tl.device_print("turn", i)
+        acc += tl.sum(a[None, :] * b, 1)
+    tl.store(o + m, acc)
+
+
+def test_a_loop_that_only_sums_still_prints_once_per_iteration(capfd):
+    x, w, o = torch.randn(3, 64), torch.randn(32, 64), torch.empty(32)
+    run(_sums_and_prints, (1,), x, w, o, M=32, K=64)
+    assert capfd.readouterr().out.count("turn") == 3
+    torch.testing.assert_close(o, (x.sum(0) * w).sum(1), rtol=1e-4, atol=1e-4)

@@ -175,3 +175,70 @@ def test_rows_picked_by_an_index_from_where_they_go(rows: int, by: int):
     expected[1000 + by : 1000 + by + rows * 60] = picked.flatten()
     run(_picked_rows, [1], whole[1000:], index, whole[1000 + by :], rows, 60, BM=8, BN=64)
     assert torch.equal(whole, expected)
+
+
+@triton.jit
+def _turned_over(x, C0: tl.constexpr, ST: tl.constexpr):
+    r, c = tl.arange(0, 16)[:, None], tl.arange(0, 64)[None, :]
+    tile = tl.load(x + r * ST + c)
+    down, right = tl.arange(0, 64)[:, None], tl.arange(0, 16)[None, :]
+    tl.store(x + down * ST + C0 + right, tl.trans(tile) + 1.0)
+
+
+@pytest.mark.parametrize("start", [0, 16, 40, 63, 64, 100])
+def test_a_transposed_tile_whose_rows_are_longer_than_those_written(start: int):
+    x = torch.randn(64 * 128 + 128)
+    expected = x.clone()
+    rows = x[: 16 * 128].view(16, 128)[:, :64]
+    torch.as_strided(expected, (64, 16), (128, 1), start).copy_(rows.T + 1)
+    run(_turned_over, (1,), x, C0=start, ST=128)
+    assert torch.equal(x, expected)
+
+
+@triton.jit
+def _widened(x, y, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(x + i, tl.load(y + i).to(tl.float32))
+
+
+@triton.jit
+def _widened_by_a_cast_pointer(x, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(x + i, tl.load(x.to(tl.pointer_type(tl.int8)) + i).to(tl.float32))
+
+
+@triton.jit
+def _widened_twice(x, y, N: tl.constexpr):
+    i = tl.arange(0, N)
+    v = tl.load(y + i).to(tl.float32)
+    tl.store(x + i, v)
+    tl.store(x + i + N, v * 2)
+
+
+@pytest.mark.parametrize("kernel", [_widened, _widened_by_a_cast_pointer, _widened_twice], ids=str)
+def test_a_view_with_elements_of_another_size(kernel):
+    x = torch.randn(1024)
+    bytes_ = x.view(torch.int8)[:256].float()
+    args = (x,) if kernel is _widened_by_a_cast_pointer else (x, x.view(torch.int8))
+    run(kernel, (1,), *args, N=256)
+    assert torch.equal(x[:256], bytes_)
+    if kernel is _widened_twice:
+        assert torch.equal(x[256:512], bytes_ * 2)
+
+
+@triton.jit
+def _one_more(x, S, M: tl.constexpr):
+    r = tl.arange(0, M)
+    p = x + r[:, None] * S + r[None, :]
+    tl.store(p, tl.load(p) + 1.0)
+
+
+@pytest.mark.parametrize("stride", [0, 1, 3, 31, 32, 40, -32, -5])
+def test_an_address_that_several_elements_update_is_read_once(stride: int):
+    x = torch.randn(4096)
+    start = 2000
+    named = (torch.arange(32)[:, None] * stride + torch.arange(32)[None, :]).unique() + start
+    expected = x.clone()
+    expected[named] += 1
+    run(_one_more, (1,), x[start:], stride, M=32)
+    assert torch.equal(x, expected)

@@ -285,3 +285,23 @@ def test_more_rows_than_columns_are_reduced_together(rows: int, cols: int):
     y = torch.empty(rows, dtype=torch.int32)
     run(_sum_rows, [1], x, y, R=rows, N=cols)
     assert torch.equal(y, x.sum(1, dtype=torch.int32))
+
+
+@triton.jit
+def _sum_by_parity(k, y, n, N: tl.constexpr):
+    c = tl.arange(0, N)
+    found = tl.load(k + c, mask=c < n, other=3)
+    odd = (found & 1) != 0
+    tl.store(k + c, tl.where(odd, found, 0), mask=c < n)
+    tl.store(y, tl.sum(tl.where(odd, c, -7), 0))
+
+
+@pytest.mark.parametrize("n", [0, 2, 15, 16, 128])
+def test_a_condition_kept_across_a_store_holds_beyond_its_mask(n: int):
+    """What is summed varies beyond the mask, so the condition is read there too."""
+    k = torch.randint(-99, 99, (128,), dtype=torch.int32)
+    odd = torch.cat([k[:n] & 1, torch.ones(128 - n, dtype=torch.int32)]) != 0
+    expected = torch.where(odd, torch.arange(128), -7).sum()
+    y = torch.empty(1, dtype=torch.int32)
+    run(_sum_by_parity, [1], k, y, n, N=128)
+    assert y[0] == expected

@@ -190,7 +190,7 @@ def test_permuted_reshapes(a: int, b: int, c: int):
 def _flip_in_a_branch(x, y, t, R: tl.constexpr, N: tl.constexpr):
     i = tl.arange(0, R * N)
     v = tl.reshape(tl.load(x + i), (R, N))
-    if t == 3:  # noqa: SIM108  (Triton takes both sides of a conditional expression)
+    if t == 3:  # noqa: SIM108  (a conditional expression of Triton evaluates both sides)
         v = tl.flip(v)
     else:
         v = v * 5

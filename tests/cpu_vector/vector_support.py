@@ -106,8 +106,8 @@ def against_reference(fn, grid, *args, tol: float = 0.0, **constants) -> DirectK
             if tol and a.is_floating_point():
                 torch.testing.assert_close(a, b, rtol=tol, atol=tol, equal_nan=True)
             else:
-                assert torch.equal(a.nan_to_num(12345.0), b.nan_to_num(12345.0)), (a, b)
                 assert torch.equal(a.isnan(), b.isnan())
+                assert torch.equal(a[~a.isnan()], b[~b.isnan()]), (a, b)
     return kernel
 
 

@@ -150,7 +150,6 @@ def test_a_training_step_of_a_larger_model(name: str) -> None:
         {"max_autotune_pointwise": True},
         {"coordinate_descent_tuning": True},
         {"triton.persistent_reductions": False},
-        {"triton.use_block_ptr": True},
         {"triton.prefer_nd_tiling": True, "triton.max_tiles": 3},
         {"split_reductions": False},
     ],

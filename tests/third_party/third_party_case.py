@@ -172,7 +172,11 @@ def judge(case: Case, seed: int = 0) -> Verdict:
     )
     verdict.forward = verdict.forward or found
     if case.backward and not verdict.backward:
-        names = list(gradients)
+        names = [n for n in exact_gradients if n in gradients]
+        lost = [n for n in exact_gradients if n not in gradients]
+        if lost:
+            verdict.backward = f"no gradient for {', '.join(lost)}"
+            return verdict
         verdict.backward = _compare(
             case,
             verdict,

@@ -146,7 +146,7 @@ def _compile(
     metadata: dict[str, Any] = {}
     pipeline.make_ttir(module, metadata)
     # Options were checked when they were parsed.
-    text = pipeline.make_llir(module, metadata, options.engine)  # type: ignore[arg-type]
+    text = pipeline.make_llir(module, metadata, options.engine)  # type: ignore[arg-type]  # checked when the options were parsed
     return metadata, text, pipeline.make_obj(text, metadata)
 
 

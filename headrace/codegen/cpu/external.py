@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 
 PREFIX = "__nv_"
-ROUNDINGS = ("rn", "rz", "rd", "ru")
 
 # One result per element, the same in f32 (name with an f) and f64.
 _MATH = """

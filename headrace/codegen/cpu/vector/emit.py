@@ -105,6 +105,17 @@ class Emitter:
             level -= 1
         return level
 
+    def opaque(self, type_: str, name: str) -> None:
+        """Freeze ``name`` where it is made: the same value, but how it was computed is hidden from LLVM's
+        analyses."""
+        start = f"  {name} = "
+        lines = self.frames[self.depth(name)].lines
+        for k, line in enumerate(lines):
+            if line.startswith(start) and not line.startswith((f"{start}phi", f"{start}freeze")):
+                raw = self.fresh()
+                lines[k] = f"  {raw} = {line.removeprefix(start)}\n{start}freeze {type_} {raw}"
+                return
+
     def here(self, text: str) -> str:
         """An instruction with a result that must stay where it is."""
         name = self.fresh()

@@ -215,14 +215,15 @@ class Scheduler:
         if into is None:
             source = expr.twin()
             self.keep.append(source)
+            if stored != element:  # beyond the bounds as well a condition is asked for as what memory holds
+                source = Elementwise("arith.extui", (source,), expr.shape, stored, {})
+                self.keep.append(source)
             kept = {d: n for d, n in limits.items() if d not in demanded} if sourced else {}
             buffer = Buffer(
                 buffer.pointer, buffer.shape, stored, buffer.strides, kept, source if kept else None
             )
             result = buffer
             if element == "i1":
-                if kept:
-                    buffer = Buffer(buffer.pointer, buffer.shape, stored, buffer.strides)
                 result = Elementwise("arith.trunci", (buffer,), expr.shape, "i1", {})
             self._forward(expr, result)
         return buffer

@@ -8,7 +8,7 @@ addresses along a dimension of stride s are taken as base + s * i in 64 bits.
 
 from __future__ import annotations
 
-from headrace.codegen.cpu.vector.context import ZERO, Context, Index, Ix
+from headrace.codegen.cpu.vector.context import ZERO, Context, Index
 from headrace.codegen.cpu.vector.expr import (
     NONE,
     Broadcast,
@@ -93,7 +93,3 @@ def root_name(expr: Expr) -> str:
     """SSA name of :func:`root`, or "" when it is not a plain scalar."""
     found = root(expr)
     return found.name if isinstance(found, Scalar | Uniform) else ""
-
-
-def same_index(a: Ix, b: Ix) -> bool:
-    return a.base == b.base and a.off == b.off

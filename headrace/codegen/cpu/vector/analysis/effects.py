@@ -26,6 +26,8 @@ from headrace.codegen.cpu.vector.memory.transfer import Load
 # An atomic load may acquire: what follows must not be read before it, nor what precedes it after.
 _WRITES = frozenset({"tt.store", "tt.atomic_rmw", "tt.atomic_cas", "tt.atomic_load", "tt.atomic_store",
 "tt.atomic_poll", "tt.call"})  # fmt: skip
+# What is seen each time it runs, besides writes.
+_ONCE = frozenset({"tt.print", "tt.assert"})
 
 
 def writes(op: Op) -> bool:
@@ -33,6 +35,13 @@ def writes(op: Op) -> bool:
     return op.name in _WRITES or any(
         inner.name in _WRITES for region in op.regions for inner in ttir.walk(region)
     )
+
+
+def repeatable(op: Op) -> bool:
+    """True if running the operation again, with the same operands, changes nothing that can be seen."""
+    if op.attrs.get("isVolatile") or op.attrs.get("pure") is False:
+        return False
+    return not writes(op) and op.name not in _ONCE
 
 
 def used_from(block: Block, position: int, inner_only: bool = False) -> set[Value]:
@@ -95,7 +104,7 @@ def same(a: Expr, b: Expr) -> bool:
     if isinstance(a, Range) and isinstance(b, Range):
         return a.start == b.start
     if isinstance(a, Elementwise) and isinstance(b, Elementwise):
-        if a.op != b.op or a.attrs != b.attrs:
+        if a.op != b.op or a.attrs != b.attrs or a.pointee != b.pointee:
             return False
     elif isinstance(a, ExpandDims) and isinstance(b, ExpandDims):
         if a.axis != b.axis:
@@ -116,7 +125,11 @@ def same_offsets(a: Expr, b: Expr) -> bool:
     if type(a) is not type(b) or a.shape != b.shape or a.element != b.element:
         return False
     if isinstance(a, Elementwise) and isinstance(b, Elementwise) and a.op == b.op == "tt.addptr":
-        return same_offsets(a.operands[0], b.operands[0]) and same(a.operands[1], b.operands[1])
+        return (
+            a.pointee == b.pointee
+            and same_offsets(a.operands[0], b.operands[0])
+            and same(a.operands[1], b.operands[1])
+        )
     if isinstance(a, ExpandDims | Broadcast) and len(a.operands) == len(b.operands) == 1:
         axes = getattr(a, "axis", None) == getattr(b, "axis", None)
         return axes and same_offsets(a.operands[0], b.operands[0])

@@ -10,6 +10,7 @@ spanned by looking at every row's address; values that are gathered one by one a
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -25,6 +26,7 @@ from headrace.codegen.cpu.vector.schedule import numel
 
 # A tile whose rows are picked by an index: as many addresses as rows are looked at, if rows are this long.
 _FEW = 32
+_PERMUTED = 3  # dimensions whose order by run-time strides is tried
 
 
 class Redirected(Pointers):
@@ -48,13 +50,65 @@ class Redirected(Pointers):
 
 def shifted(target: Pointers, shape: Shape, loads: Sequence[Load]) -> list[Load]:
     """The loads whose addresses are not those of the store, element for element."""
-    once = _writes_once(target, shape)
-    return [e for e in loads if not once or not effects.same(target.expr, e.pointers.expr)]
+    once = _surely_once(target, shape)
+    return [e for e in loads if not once or not _same(target, e.pointers)]
 
 
-def _writes_once(target: Pointers, shape: Shape) -> bool:
-    """Whether no address is written by two elements (as far as strides of zero tell)."""
-    return all(target.stride(d) not in (0, None) for d, n in enumerate(shape) if n > 1)
+def _same(a: Pointers, b: Pointers) -> bool:
+    """Whether two tiles name the same addresses, element for element (a bitcast pointer keeps its name)."""
+    return a.pointee == b.pointee and effects.same(a.expr, b.expr)
+
+
+def _surely_once(target: Pointers, shape: Shape) -> bool | None:
+    """Whether no address is written by two elements; None where run-time strides decide."""
+    strides = [(target.stride(d), n) for d, n in enumerate(shape) if n > 1]
+    if len(strides) > _PERMUTED or any(s is None for s, _ in strides):
+        known = [(abs(s), n) for s, n in strides if isinstance(s, int)]
+        if len(known) < len(strides):
+            return False
+    else:
+        known = [(abs(s), n) for s, n in strides if isinstance(s, int)]
+        if len(known) < len(strides):
+            return None if all(s != 0 for s, _ in strides) else False
+    reach = 1
+    for stride, n in sorted(known):
+        if stride < reach:
+            return False
+        reach += stride * (n - 1)
+    return True
+
+
+def _once(g: Context, target: Pointers, shape: Shape) -> str:
+    """i1: each dimension's stride exceeds what smaller strides reach, so no address is written twice."""
+    sure = _surely_once(target, shape)
+    if sure is not None:
+        return "true" if sure else "false"
+    strides = []
+    for d, n in enumerate(shape):
+        if n > 1:
+            stride = g.call("llvm.abs.i64", "i64", ("i64", str(target.stride(d))), ("i1", "false"))
+            strides.append((stride, n))
+    found = "false"
+    for order in itertools.permutations(strides):
+        reach, nested = "1", "true"
+        for stride, n in order:
+            far = g.cmp("sge", stride, reach)
+            nested = far if nested == "true" else g.op("and", "i1", nested, far)
+            reach = g.add(reach, g.mul(stride, str(n - 1)))
+        found = nested if found == "false" else g.op("or", "i1", found, nested)
+    return found
+
+
+def _either(g: Context, a: str, b: str) -> str:
+    """a or b, folded where one is known."""
+    if "true" in (a, b):
+        return "true"
+    return b if a == "false" else a if b == "false" else g.op("or", "i1", a, b)
+
+
+def _not(g: Context, a: str) -> str:
+    known = {"true": "false", "false": "true"}
+    return known.get(a) or g.op("xor", "i1", a, "true")
 
 
 def condition(g: Context, target: Pointers, shape: Shape, loads: Sequence[Load], dim: int) -> str | None:
@@ -64,18 +118,23 @@ def condition(g: Context, target: Pointers, shape: Shape, loads: Sequence[Load],
     written = _span(g, target, shape)
     if written is None or not target.contiguous(dim):
         return None
-    once = _writes_once(target, shape)
+    twice = _not(g, _once(g, target, shape))
     found = "false"
     for load in loads:
+        if _same(target, load.pointers):
+            found = _either(g, found, twice)
+            continue
         read = _span(g, load.pointers, load.shape, numel(shape) // _FEW)
         if read is None:
             return None
         meets = _meet(g, target, load.pointers, shape, written, read)
         mine, other = root_name(target.expr), root_name(load.pointers.expr)
-        if once and mine != other and effects.same_offsets(target.expr, load.pointers.expr):
+        alike = target.pointee == load.pointers.pointee
+        if alike and mine != other and effects.same_offsets(target.expr, load.pointers.expr):
             first = [p.expr.eval(g, (ZERO,) * len(shape), NONE, 0) for p in (target, load.pointers)]
-            meets = g.op("and", "i1", meets, g.e.pure(f"icmp ne ptr {first[0]}, {first[1]}", first))
-        found = meets if found == "false" else g.op("or", "i1", found, meets)
+            apart = _either(g, twice, g.e.pure(f"icmp ne ptr {first[0]}, {first[1]}", first))
+            meets = g.op("and", "i1", meets, apart)
+        found = _either(g, found, meets)
     return found
 
 
@@ -83,13 +142,17 @@ def crossing(g: Context, target: Pointers, shape: Shape, others: Sequence[Pointe
     """i1: whether one of ``others`` names an address of ``target`` at another element; None if unknown."""
     found = "false"
     for other in others:
-        if effects.same(target.expr, other.expr):
+        once = _once(g, target, shape)
+        if once == "false":
+            return None
+        if _same(target, other):
+            found = _either(g, found, _not(g, once))
             continue
         mine, theirs = _span(g, target, shape), _span(g, other, shape)
-        if mine is None or theirs is None or not _writes_once(target, shape):
+        if mine is None or theirs is None:
             return None
         meets = _meet(g, target, other, shape, mine, theirs)
-        found = meets if found == "false" else g.op("or", "i1", found, meets)
+        found = _either(g, found, _either(g, meets, _not(g, once)))
     return found
 
 
@@ -99,6 +162,8 @@ def _meet(
     """i1: whether two tiles of pointers may have an address in common."""
     meets = g.op("and", "i1", _less(g, first[0], second[1]), _less(g, second[0], first[1]))
     size = SIZES[a.pointee]
+    if a.expr.shape != b.expr.shape:
+        return meets
     outer = [d for d, n in enumerate(shape) if n > 1]
     if size != SIZES[b.pointee] or len(outer) != 2 or a.stride(outer[1]) != 1 or b.stride(outer[1]) != 1:
         return meets
@@ -206,5 +271,5 @@ def settle_mask(loads_of: Sequence[Expr], materialise: Callable[[Expr], object],
     """Read what masks and addresses of the store depend on before it writes."""
     for expr in loads_of:
         for load in effects.loads(expr):
-            if not effects.same(target.expr, load.pointers.expr):
+            if not _same(target, load.pointers):
                 materialise(load)

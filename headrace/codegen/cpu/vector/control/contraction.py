@@ -100,7 +100,7 @@ def recognise(
     made = {r: op for op in body.ops for r in op.results}
     sums: list[Sum] = []
     skip: set[int] = set()
-    if any((op.regions and op.name != "tt.reduce") or effects.writes(op) for op in body.ops):
+    if any((op.regions and op.name != "tt.reduce") or not effects.repeatable(op) for op in body.ops):
         return None
     for c in carried:
         if c.kind != "tile":

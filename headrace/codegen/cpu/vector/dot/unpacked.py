@@ -67,7 +67,7 @@ def lower(p: Product) -> Expr:
     buffer = p.buffer()
     load = ahead.source(b)
     if load is not None and p.few_rows:
-        load.next_tile = ahead.distance(g, load)
+        load.next_tile = ahead.hidden_distance(g, load)
     by_k = direct(b, 0) and not direct(b, 1)
     if by_k:
         product = widened(s, _stored(s, a, 1), b)

@@ -254,7 +254,9 @@ def store(
             pointer = pointers.at(g, index, dim)
             if vector == "true" and streaming:
                 g.e.declare("!0", "!0 = !{i32 1}")
-                g.e.effect(f"store {vt} {value}, ptr {pointer}, align {align * width}, !nontemporal !0")
+                g.e.effect(
+                    f"store {vt} {value}, ptr {pointer}, align {min(align * width, 64)}, !nontemporal !0"
+                )
             elif vector == "true":
                 g.store(element, width, value, pointer)
             else:

@@ -90,9 +90,3 @@ def horizontal(g: Context, combine: Combine, vectors: Sequence[str], width: int)
         high = g.shuffle(e, size * 2, value, "poison", range(size, 2 * size))
         value = combine.apply(g, low, high, size)
     return value
-
-
-def horizontal_scalar(g: Context, combine: Combine, vector: str, width: int) -> str:
-    """Reduce one vector to a scalar."""
-    one = horizontal(g, combine, [vector], width)
-    return g.e.pure(f"extractelement <1 x {combine.element}> {one}, i64 0", (one,))

@@ -39,7 +39,7 @@ def reduce_tile(s: Scheduler, expr: Expr, axis: int, combine: Combine, demanded:
         result = _whole(s, expr, combine, names)
     else:
         shape = tuple(n for d, n in enumerate(expr.shape) if d != axis)
-        # Vectors along ``dim`` are written as they are: it is the last dimension of the result, or the fast one.
+        # What is computed in vectors along ``dim`` is stored in vectors along it.
         fast = None if dim == axis else dim if dim < axis else dim - 1
         pointer = g.alloca(combine.element, numel(shape))
         result = into = Buffer(pointer, shape, combine.element, packed(shape, fast))
