@@ -356,7 +356,7 @@ def _sparse(dtype: torch.dtype) -> Unit:
         )
         return Launch(str(offset), make, checks)
 
-    offsets = (2**31 // size - 16, 2**31 - 16, 2**31 + 1)
+    offsets = sorted({2**31 // size - 16, 2**31 - 16, 2**31 + 1})
     return Unit(f"address/sparse/{TYPES[dtype]}", text, tuple(launch(k) for k in offsets), {"B": 32})
 
 

@@ -114,6 +114,8 @@ def main(seed: int) -> None:
     faulthandler.dump_traceback_later(LIMIT_S, exit=True)
     faulthandler.register(signal.SIGALRM, chain=True)
     torch.set_num_threads(rng.choice([1, 2, 2, 3, 4]))
+    # torch loads numpy's interface at the first use, under a lock of its own that a fork would leave locked.
+    torch.empty(1).numpy()
     if rng.random() < 0.5:
         torch.randn(1 << 18).exp_()  # torch's own team exists before ours
     errors: list[BaseException] = []
