@@ -12,6 +12,8 @@ the arguments of the block where they meet::
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from headrace.codegen.cpu.ttir import Block, Function, Op, Successor
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 
@@ -29,15 +31,7 @@ def structured(function: Function) -> Function:
     if len(function.blocks) == 1:
         return function
     body = _Blocks(function).run()
-    return Function(
-        function.name,
-        function.args,
-        function.arg_attrs,
-        [body],
-        function.result_types,
-        function.public,
-        function.loc,
-    )
+    return replace(function, blocks=[body])
 
 
 def _returns(block: Block) -> bool:

@@ -18,8 +18,8 @@ import dataclasses
 from headrace.codegen.cpu.vector.analysis.access import valid
 from headrace.codegen.cpu.vector.context import Context
 from headrace.codegen.cpu.vector.dot import panels
-from headrace.codegen.cpu.vector.dot.product import Product
-from headrace.codegen.cpu.vector.expr import Broadcast, Buffer, ExpandDims, Expr, Transpose, Uniform
+from headrace.codegen.cpu.vector.dot.product import Product, products
+from headrace.codegen.cpu.vector.expr import Broadcast, Buffer, ExpandDims, Expr, Uniform
 from headrace.codegen.cpu.vector.lanes import vnni
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.reduction.accumulate import direct
@@ -71,14 +71,7 @@ def accepts(p: Product) -> bool:
 
 def product(s: Scheduler, a: Expr, b: Expr) -> Expr:
     """a[m, k] * b[k, n] as a lazy [m, n, k] product in 32 bits."""
-    a, b = (_extended(x, "i32") for x in (a, b))
-    m, k = a.shape
-    n = b.shape[1]
-    left = Broadcast(ExpandDims(a, 1), (m, n, k))
-    right = Broadcast(ExpandDims(Transpose(b, (1, 0)), 0), (m, n, k))
-    made = Elementwise("arith.muli", (left, right), (m, n, k), "i32", {})
-    s.keep += [a, b, left, right, made]
-    return made
+    return products(s, _extended(a, "i32"), _extended(b, "i32"), "arith.muli")
 
 
 def lower(p: Product) -> Expr:

@@ -8,9 +8,20 @@ from functools import cached_property
 from headrace.codegen.cpu.vector.analysis.access import valid
 from headrace.codegen.cpu.vector.analysis.masks import Limits
 from headrace.codegen.cpu.vector.context import ZERO, Context, Index, Machine, const, is_const_int
-from headrace.codegen.cpu.vector.expr import Buffer, Expr
+from headrace.codegen.cpu.vector.expr import Broadcast, Buffer, ExpandDims, Expr, Transpose
+from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.loops import upper
 from headrace.codegen.cpu.vector.schedule import Scheduler, numel
+
+
+def products(s: Scheduler, a: Expr, b: Expr, op: str) -> Expr:
+    """a[m, k] * b[k, n], both of the sums' type, as a lazy [m, n, k] tile; ``op`` multiplies."""
+    (m, k), n = a.shape, b.shape[1]
+    left = Broadcast(ExpandDims(a, 1), (m, n, k))
+    right = Broadcast(ExpandDims(Transpose(b, (1, 0)), 0), (m, n, k))
+    made = Elementwise(op, (left, right), (m, n, k), a.element, {})
+    s.keep += [a, b, left, right, made]
+    return made
 
 
 @dataclass(frozen=True)

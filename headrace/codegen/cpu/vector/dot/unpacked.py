@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from headrace.codegen.cpu.vector.analysis.access import valid
 from headrace.codegen.cpu.vector.context import SIZES, is_const_int
-from headrace.codegen.cpu.vector.dot.product import Product
-from headrace.codegen.cpu.vector.expr import Broadcast, Buffer, ExpandDims, Expr, Transpose
+from headrace.codegen.cpu.vector.dot.product import Product, products
+from headrace.codegen.cpu.vector.expr import Buffer, Expr, Transpose
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.lanes.pairs import PairProduct, Pairs, as_words
 from headrace.codegen.cpu.vector.loops import upper
@@ -28,14 +28,7 @@ _FLOATS = ("float", "bfloat", "half")
 
 def widened(s: Scheduler, a: Expr, b: Expr) -> Expr:
     """a[m, k] * b[k, n] as a lazy [m, n, k] product in f32."""
-    a, b = in_f32(a), in_f32(b)
-    m, k = a.shape
-    n = b.shape[1]
-    left = Broadcast(ExpandDims(a, 1), (m, n, k))
-    right = Broadcast(ExpandDims(Transpose(b, (1, 0)), 0), (m, n, k))
-    made = Elementwise("arith.mulf", (left, right), (m, n, k), "float", {})
-    s.keep += [a, b, left, right, made]
-    return made
+    return products(s, in_f32(a), in_f32(b), "arith.mulf")
 
 
 def in_f32(x: Expr) -> Expr:

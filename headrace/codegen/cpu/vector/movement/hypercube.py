@@ -14,6 +14,7 @@ everything element by element stays as it is::
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from headrace.codegen.cpu import ttir
 from headrace.codegen.cpu.ttir import Block, Function, Op, TensorType, Type, Value, shape_of
@@ -37,15 +38,7 @@ def flattened(function: Function) -> Function:
         body = _Cube(flips, {}, {}).block(function.body)
     except _Stay:
         return function
-    return Function(
-        function.name,
-        function.args,
-        function.arg_attrs,
-        [body],
-        function.result_types,
-        function.public,
-        function.loc,
-    )
+    return replace(function, blocks=[body])
 
 
 def _hyper(type_: Type) -> bool:
