@@ -16,17 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from headrace.codegen import families
-from headrace.codegen.work import Work, work_of
+from headrace.codegen.knobs import Choices
+from headrace.codegen.work import Work
 from headrace.errors import ScheduleError
 from headrace.ir.device import Device
 from headrace.ir.schedule import LIBRARY, Knob, Schedule
 from headrace.ir.spec import Spec
-
-if TYPE_CHECKING:
-    from headrace.codegen.choices import Choices
 
 __all__ = ["DATAFLOWS", "Dataflow", "Work", "dataflows", "get"]
 
@@ -65,13 +62,11 @@ class Dataflow:
 
     def work(self, spec: Spec, sizes: Sizes, schedule: Schedule, device: Device) -> Work:
         """What the schedule makes the device do: operations, bytes, programs, on-chip bytes, launches."""
-        return work_of(spec, sizes, schedule, device)
+        return families.work_of(spec, sizes, schedule, device)
 
     @property
     def _choices(self) -> Choices:
-        from headrace.codegen import choices
-
-        return choices.CHOICES[self.name]
+        return families.CHOICES[self.name]
 
 
 DATAFLOWS: Mapping[str, Dataflow] = {

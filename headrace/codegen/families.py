@@ -1,9 +1,21 @@
-"""The three families of Specs behind one door: which module plans which dataflow."""
+"""The three families of Specs behind one door: which module plans, asks and weighs what."""
 
 from __future__ import annotations
 
-from headrace.codegen import attention, gemm, rows
+from collections.abc import Mapping
+
+from headrace.codegen.attention import choices as attention_choices
+from headrace.codegen.attention import plans as attention
+from headrace.codegen.attention import work as attention_work
+from headrace.codegen.gemm import choices as gemm_choices
+from headrace.codegen.gemm import plans as gemm
+from headrace.codegen.gemm import work as gemm_work
+from headrace.codegen.knobs import Choices
 from headrace.codegen.plan import Facts, Plan
+from headrace.codegen.rows import choices as rows_choices
+from headrace.codegen.rows import plans as rows
+from headrace.codegen.rows import work as rows_work
+from headrace.codegen.work import Work
 from headrace.ir.device import Device
 from headrace.ir.schedule import Schedule
 from headrace.ir.spec import Attention, Gemm, Spec
@@ -39,3 +51,15 @@ def facts(spec: Spec, schedule: Schedule, sizes: tuple[int, ...]) -> Facts:
     if isinstance(spec, Attention):
         return Facts(sizes=(1,)) if schedule.dataflow == "decode" and sizes[1] == 1 else Facts()
     return Facts(sizes=(max(sizes[1], 1),))
+
+
+def work_of(spec: Spec, sizes: tuple[int, ...], schedule: Schedule, device: Device) -> Work:
+    """The Work of a schedule; `library` counts what the mathematics needs, in one program per unit."""
+    if isinstance(spec, Gemm):
+        return gemm_work.work(spec, sizes, schedule, device)
+    if isinstance(spec, Attention):
+        return attention_work.work(spec, sizes, schedule, device)
+    return rows_work.work(spec, sizes, schedule, device)
+
+
+CHOICES: Mapping[str, Choices] = {**attention_choices.CHOICES, **gemm_choices.CHOICES, **rows_choices.CHOICES}

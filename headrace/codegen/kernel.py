@@ -18,7 +18,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from headrace import settings
-from headrace.codegen import families, gemm, host, library
+from headrace.codegen import families, host, library
+from headrace.codegen.gemm import plans as gemm
 from headrace.codegen.operands import operands
 from headrace.codegen.plan import Facts, Plan, next_power_of_two
 from headrace.codegen.render import render, template_digest

@@ -17,7 +17,8 @@ from functools import lru_cache
 
 import sympy
 
-from headrace.codegen.work import Work, work_of
+from headrace.codegen.families import work_of
+from headrace.codegen.work import Work
 from headrace.ir.device import Backend, Device
 from headrace.ir.dtype import DType
 from headrace.ir.schedule import LIBRARY, Schedule

@@ -7,7 +7,7 @@ import pytest
 import torch
 from codegen_cases import assert_close, instantiate, make, run
 
-from headrace.codegen.attention import bounds
+from headrace.codegen.attention.bounds import bounds
 from headrace.ir.expr import parse
 from headrace.ir.spec import parse_spec
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from codegen_cases import assert_close, instantiate, make, run
 
-from headrace.codegen.rows import steps
+from headrace.codegen.rows.plans import steps
 from headrace.ir.spec import parse_spec
 
 NORM = (

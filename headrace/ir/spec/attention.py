@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ from headrace.ir.spec.operand import Extra, digest, fields_of, listing, unlist
 
 _DOT = Ref("s")
 _ALL = Const(True)
+
+# Nats that scores surely stay within where a bound is proven: exp of it and sums of it are far from overflow.
+PROVEN_BOUND = 40
 
 
 class Weighting(enum.StrEnum):
@@ -31,29 +35,60 @@ class Denominator(enum.StrEnum):
 
 
 class Stabilizer(enum.StrEnum):
-    """How exp is kept in range. A choice of the Schedule's numerics, not of the mathematics."""
+    """How exp is kept in range: what a Spec permits, and which of that a Schedule takes.
 
-    ONLINE = "online"
+    A Spec with `online` permits the exact ones (online, lazy, pair). One with `unified` also permits a
+    constant phi instead of the row's maximum, guarded, because its scores were calibrated or are bounded.
+    A Schedule names the one it uses in its knob `stabilizer`.
+    """
+
+    ONLINE = "online"  # the running maximum (FlashAttention)
+    LAZY = "lazy"  # a stale maximum, renewed when exceeded by a factor of 2^8 (FlashAttention-4)
+    PAIR = "pair"  # (mantissa, exponent): the maximum rounded up to a power of two (Two-Pass Softmax)
+    UNIFIED = "unified"  # one constant phi for all rows (FlashDecoding++, equations 3 and 4)
     NONE = "none"
 
 
 @dataclass(frozen=True, slots=True)
 class Normalizer:
-    """Text: `exp/sum/online`. Softmax is exp over its sum; sigmoid attention is `sigmoid/none/none`."""
+    """Text: `exp/sum/online`. Softmax is exp over its sum; sigmoid attention is `sigmoid/none/none`.
+
+    `exp/sum/unified(16)` permits the constant phi = 16 (nats); `exp/sum/unified(0, proven)` says that no
+    score's distance from phi exceeds `PROVEN_BOUND`, whatever the inputs, so that no guard is needed.
+    """
 
     weighting: Weighting = Weighting.EXP
     denominator: Denominator = Denominator.SUM
     stabilizer: Stabilizer = Stabilizer.ONLINE
+    phi: int = 0
+    proven: bool = False
+
+    def __post_init__(self) -> None:
+        if self.stabilizer in (Stabilizer.LAZY, Stabilizer.PAIR):
+            raise SpecSyntaxError(f"{self.stabilizer} is a Schedule's choice; a Spec says online or unified")
+        if self.stabilizer is not Stabilizer.UNIFIED and (self.phi or self.proven):
+            raise SpecSyntaxError("only a unified maximum has a constant phi")
+        if self.stabilizer is Stabilizer.UNIFIED and self.weighting is not Weighting.EXP:
+            raise SpecSyntaxError(f"a unified maximum stabilizes exp, not {self.weighting}")
+        if abs(self.phi) > 1 << 20:
+            raise SpecSyntaxError(f"phi = {self.phi} is out of range")
 
     def __str__(self) -> str:
-        return f"{self.weighting}/{self.denominator}/{self.stabilizer}"
+        licence = ""
+        if self.stabilizer is Stabilizer.UNIFIED:
+            licence = f"({self.phi}{', proven' if self.proven else ''})"
+        return f"{self.weighting}/{self.denominator}/{self.stabilizer}{licence}"
 
     @classmethod
     def parse(cls, text: str) -> Normalizer:
         parts = text.strip().split("/")
         if len(parts) != 3:
             raise SpecSyntaxError(f"cannot read normalizer {text!r}; expected g/denominator/stabilizer")
-        return cls(Weighting(parts[0]), Denominator(parts[1]), Stabilizer(parts[2]))
+        licence = re.fullmatch(r"unified\((-?\d{1,7})(, proven)?\)", parts[2].strip())
+        if licence is None:
+            return cls(Weighting(parts[0]), Denominator(parts[1]), Stabilizer(parts[2]))
+        phi, proven = int(licence[1]), licence[2] is not None
+        return cls(Weighting(parts[0]), Denominator(parts[1]), Stabilizer.UNIFIED, phi, proven)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Attention kernels: plans, choices and work of their dataflows."""

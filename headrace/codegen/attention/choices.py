@@ -1,0 +1,116 @@
+"""Knobs, defaults and legality of the Attention dataflows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from headrace.codegen.attention import plans as attention
+from headrace.codegen.knobs import (
+    MAX_TILE,
+    Choices,
+    Sizes,
+    gpu,
+    launch_knobs,
+    launch_ranges,
+    limit,
+    nearest,
+    powers,
+    threads,
+    unknown,
+)
+from headrace.codegen.plan import cdiv, next_power_of_two
+from headrace.ir.device import Backend, Device
+from headrace.ir.dtype import DType
+from headrace.ir.schedule import Knob, Schedule, Value
+from headrace.ir.spec import Attention, Spec
+
+
+@dataclass(frozen=True)
+class PrefillChoices:
+    def knobs(self, spec: Spec, sizes: Sizes, device: Device) -> tuple[Knob, ...]:
+        assert isinstance(spec, Attention)
+        least = 16 if gpu(device) else 1
+        values_i, values_j = powers(least, 128), powers(16, 128)
+        head = max(spec.d_k, spec.d_v)
+        single = DType.F32 in (spec.q, spec.k, spec.v)
+        if not gpu(device):
+            return (
+                # Enough rows that reading a tile of keys costs little; causal masks waste half a tile.
+                Knob("block_i", nearest(values_i, min(64, next_power_of_two(sizes[1]))), values_i),
+                Knob("block_j", 64, values_j),
+            )
+        # Chosen by what the builds of `targets.py` need: the largest tiles whose registers do not spill.
+        warps, stages = 4, 1 if single or device.backend is Backend.ROCM else 2
+        if single:
+            block_i, block_j, warps = (32, 32, 4) if head <= 64 else ((32 if head <= 128 else 16), 16, 8)
+        elif head <= 64:
+            block_i, block_j = 64, 32
+        elif head <= 128:
+            block_i, block_j, warps = (64, 32, 4) if device.backend is Backend.ROCM else (128, 32, 8)
+        else:
+            block_i, block_j = 32, 32
+        fitting = nearest(values_i, max(16, min(block_i, next_power_of_two(sizes[1]))))
+        warps = warps if fitting == block_i else 4
+        return (Knob("block_i", fitting, values_i), Knob("block_j", block_j, values_j),
+                *launch_knobs(device, warps, stages))  # fmt: skip
+
+    def legal(self, spec: Spec, sizes: Sizes | None, schedule: Schedule, device: Device) -> str | None:
+        assert isinstance(spec, Attention)
+        least = 16 if gpu(device) else 1
+        ranges: dict[str, tuple[Value, ...]] = {"block_i": powers(least, 256), "block_j": powers(16, 256)}
+        reason = unknown(schedule, ranges | launch_ranges(device, True))
+        return reason or _attention_limits(spec, int(dict(schedule.knobs)["block_i"]), schedule, device)
+
+
+@dataclass(frozen=True)
+class DecodeChoices:
+    def knobs(self, spec: Spec, sizes: Sizes, device: Device) -> tuple[Knob, ...]:
+        assert isinstance(spec, Attention)
+        b, i, j = sizes
+        group = attention.group_size(spec)
+        least = 16 if gpu(device) else 1
+        values_r = powers(least, 64)
+        block_r = nearest(values_r, max(least, next_power_of_two(i * group)))
+        programs = b * (spec.heads // group) * cdiv(i * group, block_r)
+        splits = tuple(range(1, 9)) if not gpu(device) else (1, 2, 4, 8, 16, 32, 64)
+        fill = min(cdiv(max(device.units, 1), programs), max(1, j // (256 if gpu(device) else 1024)))
+        single = DType.F32 in (spec.q, spec.k, spec.v)
+        head = max(spec.d_k, spec.d_v)
+        block_j = 64 if head <= 128 and not (single and gpu(device)) else 32
+        if head > 128 and single and gpu(device):
+            block_j = 16
+        return (Knob("block_r", block_r, values_r), Knob("block_j", block_j, powers(16, 256)),
+                Knob("splits", nearest(splits, fill), splits),
+                *launch_knobs(device, 8 if single else 4, 1 if single or device.backend is Backend.ROCM
+                else 2))  # fmt: skip
+
+    def legal(self, spec: Spec, sizes: Sizes | None, schedule: Schedule, device: Device) -> str | None:
+        assert isinstance(spec, Attention)
+        least = 16 if gpu(device) else 1
+        ranges: dict[str, tuple[Value, ...]] = {
+            "block_r": powers(least, 128), "block_j": powers(16, 512), "splits": tuple(range(1, 129)),
+        }  # fmt: skip
+        reason = unknown(schedule, ranges | launch_ranges(device, True))
+        return reason or _attention_limits(spec, int(dict(schedule.knobs)["block_r"]), schedule, device)
+
+
+def _attention_limits(spec: Attention, rows: int, schedule: Schedule, device: Device) -> str | None:
+    block_j = int(schedule["block_j"])
+    d_k, d_v = next_power_of_two(spec.d_k), next_power_of_two(spec.d_v)
+    if max(rows, block_j) * max(d_k, d_v) > MAX_TILE:
+        return "a tile is too large"
+    if not gpu(device):
+        return None
+    registers = rows * (d_v + block_j) // threads(schedule, device)
+    size = max(spec.q.itemsize, spec.k.itemsize, spec.v.itemsize)
+    shared = size * (rows * d_k + block_j * (d_k + d_v) * max(int(schedule["num_stages"]) - 1, 1))
+    return limit("accumulators", registers, 160, "registers a thread") or limit(
+        "shared memory", shared, device.on_chip_bytes, "bytes"
+    )
+
+
+CHOICES: Mapping[str, Choices] = {
+    "prefill": PrefillChoices(),
+    "decode": DecodeChoices(),
+}

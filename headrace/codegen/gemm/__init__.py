@@ -1,0 +1,1 @@
+"""Gemm kernels: plans, choices and work of their dataflows."""

@@ -1,0 +1,1 @@
+"""Rows kernels: plans, choices and work of their dataflows."""
