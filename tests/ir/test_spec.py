@@ -63,6 +63,25 @@ def gemms(draw: st.DrawFn) -> Gemm:
 
 
 @st.composite
+def normalizers(draw: st.DrawFn) -> Normalizer:
+    weighting, denominator = draw(st.sampled_from(Weighting)), draw(st.sampled_from(Denominator))
+    if weighting is Weighting.EXP and draw(st.booleans()):
+        phi, proven = draw(st.integers(-(1 << 20), 1 << 20)), draw(st.booleans())
+        return Normalizer(weighting, denominator, Stabilizer.UNIFIED, phi, proven)
+    return Normalizer(weighting, denominator, draw(st.sampled_from([Stabilizer.ONLINE, Stabilizer.NONE])))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["exp/sum/lazy", "exp/sum/pair", "exp/sum/unified", "exp/sum/unified(1e3)", "exp/sum/unified(1048577)",
+     "sigmoid/none/unified(0)", "exp/sum/online(3)", "exp/sum"],
+)  # fmt: skip
+def test_a_normalizer_that_no_kernel_could_obey_is_refused(text: str) -> None:
+    with pytest.raises(SpecSyntaxError):
+        Normalizer.parse(text)
+
+
+@st.composite
 def attentions(draw: st.DrawFn) -> Attention:
     heads, group = draw(st.integers(1, 8)), draw(st.integers(1, 4))
     extras = tuple(
@@ -73,7 +92,7 @@ def attentions(draw: st.DrawFn) -> Attention:
     return Attention(
         draw(DTYPES), draw(DTYPES), draw(DTYPES), draw(DTYPES), heads * group, heads, heads, 64, 32,
         draw(expressions([*names, "s"])), call("le", Ref("j"), draw(expressions(names))),
-        Normalizer(*(draw(st.sampled_from(choice)) for choice in (Weighting, Denominator, Stabilizer))),
+        draw(normalizers()),
         draw(st.booleans()), extras,
     )  # fmt: skip
 

@@ -85,10 +85,15 @@ class Normalizer:
         if len(parts) != 3:
             raise SpecSyntaxError(f"cannot read normalizer {text!r}; expected g/denominator/stabilizer")
         licence = re.fullmatch(r"unified\((-?\d{1,7})(, proven)?\)", parts[2].strip())
-        if licence is None:
-            return cls(Weighting(parts[0]), Denominator(parts[1]), Stabilizer(parts[2]))
-        phi, proven = int(licence[1]), licence[2] is not None
-        return cls(Weighting(parts[0]), Denominator(parts[1]), Stabilizer.UNIFIED, phi, proven)
+        try:
+            if licence is None and parts[2] == Stabilizer.UNIFIED:
+                raise SpecSyntaxError(f"cannot read normalizer {text!r}; expected unified(phi)")
+            if licence is None:
+                return cls(Weighting(parts[0]), Denominator(parts[1]), Stabilizer(parts[2]))
+            phi, proven = int(licence[1]), licence[2] is not None
+            return cls(Weighting(parts[0]), Denominator(parts[1]), Stabilizer.UNIFIED, phi, proven)
+        except ValueError as error:
+            raise SpecSyntaxError(f"cannot read normalizer {text!r}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
