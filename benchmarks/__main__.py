@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -12,7 +13,20 @@ from benchmarks.common import Result
 from headrace.compiler.cli.output import Output
 from headrace.compiler.resolve import host_device
 
-NAMES = ("decode_smollm2", "op_gemv", "op_attention", "op_rows", "cpu_engine")
+NAMES = (
+    "decode_smollm2",
+    "op_gemv",
+    "op_attention",
+    "op_rows",
+    "softmax",
+    "stream_decode",
+    "cpu_engine",
+    "cost_model",
+    "regimes",
+    "stabilizers",
+)
+# These take an hour, so that they run when they are named.
+LONG = ("regimes",)
 
 
 def main() -> int:
@@ -37,6 +51,19 @@ def main() -> int:
     parser.add_argument(
         "--rounds", type=int, default=0, help="rounds of each race; 0 lets each benchmark choose"
     )
+    parser.add_argument("--dtype", default="", metavar="bf16,f32", help="regimes: types")
+    parser.add_argument("--shape", default="", metavar="NxK,...", help="regimes: weights, e.g. 4096x4096")
+    parser.add_argument("--quick", action="store_true", help="regimes: a coarse grid up to M = 64")
+    parser.add_argument("--budget", type=float, default=600.0, help="regimes: seconds to measure a table")
+    parser.add_argument("--database", default="", help="regimes: keep measurements here, and use what it has")
+    parser.add_argument("--cells", default="", help="regimes: a JSON file that gathers the cells of all runs")
+    parser.add_argument(
+        "--data", type=Path, help="cost_model: the folder of recorded timings (setting: recorded_data)"
+    )
+    parser.add_argument(
+        "--fit", action="store_true", help="cost_model: fit the constants again and print them"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="cost_model: which halves of the shapes")
     arguments = parser.parse_args()
     for name in arguments.names:
         if name not in NAMES:
@@ -46,7 +73,7 @@ def main() -> int:
     out.line(f"{host_device().name}, {arguments.threads} threads, torch {torch.__version__}")
     results: list[Result] = []
     with torch.no_grad():
-        for name in arguments.names or NAMES:
+        for name in arguments.names or [name for name in NAMES if name not in LONG]:
             results.append(_run(name, arguments))
             show(out, results[-1])
     out.result(
@@ -69,6 +96,9 @@ def main() -> int:
 
 def _run(name: str, arguments: argparse.Namespace) -> Result:
     module = importlib.import_module(f"benchmarks.{name}")
+    if hasattr(module, "run_with"):
+        asked: Result = module.run_with(arguments)
+        return asked
     run: Callable[..., Result] = module.run
     if not hasattr(module, "SECTIONS"):
         return run(arguments.rounds)

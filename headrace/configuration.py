@@ -44,6 +44,9 @@ class Settings(BaseSettings):
     )
     strict: bool = Field(False, description="raise instead of falling back")
     dump: Path | None = Field(None, description="a folder that receives every graph as text")
+    calibration: str | None = Field(
+        None, description="the calibration that permits a unified maximum; default: none"
+    )
     cache_dir: Path | None = Field(
         None, description="where graph records are kept; default: the user's cache"
     )

@@ -25,6 +25,10 @@ class GraphSyntaxError(HeadraceError):
     """A graph's text form cannot be read; carries line and column."""
 
 
+class DeviceError(HeadraceError):
+    """A Device lacks a figure that is asked for, or is not in the catalogue; names it and what to do."""
+
+
 class EvaluationError(HeadraceError):
     """Operands do not fit what is to be evaluated, or the graph has an `extern` and no way to run it was
     given.
@@ -117,6 +121,10 @@ class UnsupportedTorch(HeadraceError):
     """The installed torch lacks a private interface that headrace uses; names it and the versions that have
     it.
     """
+
+
+class CalibrationError(HeadraceError):
+    """A calibration cannot be made or used: bad data, no attention, or a database that cannot be written."""
 
 
 class SettingsError(HeadraceError):

@@ -77,6 +77,11 @@ def inductor_mode_options(mode: str, dynamic: bool | None = None) -> dict[str, A
     return dict(fetch("torch._inductor", "list_mode_options")(mode, dynamic))
 
 
+def many_recompilations() -> Any:
+    """A context in which Dynamo does not give up on what was compiled for many sizes or backends."""
+    return fetch("torch._dynamo.config").patch(recompile_limit=256, accumulated_recompile_limit=4096)
+
+
 def custom_graph_pass() -> Any:
     """The base class of passes that take part in Inductor's cache keys."""
     return fetch("torch._inductor.custom_graph_pass", "CustomGraphPass")

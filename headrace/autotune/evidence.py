@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
 from headrace.autotune.db.rows import Observation
 from headrace.autotune.db.store import Store
 from headrace.autotune.keys import environment, numerics
 from headrace.autotune.ladder import Query, Step, answer_of, climb
+from headrace.autotune.regimes import derive, silence
 from headrace.autotune.registry import Codegen, Registry, refusal
 from headrace.errors import HeadraceError
 from headrace.ir.device import Device
 from headrace.ir.evidence import Answer
+from headrace.ir.regime import RegimeTable
 from headrace.ir.schedule import Schedule
-from headrace.ir.spec import Spec
+from headrace.ir.spec import Gemm, Spec
 
 _log = logging.getLogger("headrace.autotune")
 _Key = tuple[Spec, tuple[int, ...], Device]
@@ -29,13 +32,13 @@ class DatabaseEvidence:
         self._store = store
         self._registry = registry or Codegen()
         self._memo: dict[_Key, Answer | None] = {}
+        self._tables: dict[tuple[Spec, Device], RegimeTable | None] = {}
         self._revision = store.revision
 
     def best(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> Answer | None:
         """The best known schedule; None when no row speaks. Never raises."""
         try:
-            if self._revision != self._store.revision:
-                self._memo, self._revision = {}, self._store.revision
+            self._renew()
             key = (spec, sizes, device)
             if key not in self._memo:
                 self._memo[key] = answer_of(self.why(spec, sizes, device))
@@ -44,17 +47,40 @@ class DatabaseEvidence:
             _log.debug("evidence for %s at %s is lost: %s", spec.kind, sizes, error)
             return None
 
+    def regimes(self, spec: Spec, device: Device) -> RegimeTable | None:
+        """The regimes of an unbatched Gemm as measured on this very setup; None when too little was. Never
+        raises."""
+        try:
+            self._renew()
+            key = (spec, device)
+            if key not in self._tables:
+                self._tables[key] = self._derived(spec, device)
+            return self._tables[key]
+        except Exception as error:
+            _log.debug("the regimes of %s are lost: %s", spec.kind, error)
+            return None
+
+    def silent(self, spec: Spec, device: Device) -> dict[str, int]:
+        """Why rows of an operation do not speak for its regimes here, and how many; for people."""
+        query = Query(str(spec), (), numerics(device), environment(device))
+        refuse = _Remembered(lambda row: self._refusal(spec, row.sizes, row, device))
+        return silence(self._store.observations(query.spec), query, refuse)
+
+    def _derived(self, spec: Spec, device: Device) -> RegimeTable | None:
+        if not isinstance(spec, Gemm) or spec.batched:
+            return None
+        query = Query(str(spec), (), numerics(device), environment(device))
+        refuse = _Remembered(lambda row: self._refusal(spec, row.sizes, row, device))
+        return derive(self._store.observations(query.spec), query, refuse)
+
+    def _renew(self) -> None:
+        if self._revision != self._store.revision:
+            self._memo, self._tables, self._revision = {}, {}, self._store.revision
+
     def why(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> tuple[Step, ...]:
         """The rungs that were climbed for an answer, for people: print each Step."""
         query = Query(str(spec), sizes, numerics(device), environment(device))
-        verdicts: dict[tuple[str, str], str | None] = {}
-
-        def refuse(row: Observation) -> str | None:
-            key = (row.schedule, row.template_digest)
-            if key not in verdicts:
-                verdicts[key] = self._refusal(spec, sizes, row, device)
-            return verdicts[key]
-
+        refuse = _Remembered(lambda row: self._refusal(spec, sizes, row, device))
         return climb(self._store.observations(query.spec), query, refuse)
 
     def _refusal(self, spec: Spec, sizes: tuple[int, ...], row: Observation, device: Device) -> str | None:
@@ -65,3 +91,17 @@ class DatabaseEvidence:
         except (HeadraceError, ValueError, KeyError, TypeError):
             return "not a schedule of ours"  # a row may come from anybody's file
         return None if reason is None else "not legal here"
+
+
+class _Remembered:
+    """A judgement on rows, made once per implementation and sizes."""
+
+    def __init__(self, judge: Callable[[Observation], str | None]) -> None:
+        self._judge = judge
+        self._verdicts: dict[tuple[str, str, tuple[int, ...]], str | None] = {}
+
+    def __call__(self, row: Observation) -> str | None:
+        key = (row.schedule, row.template_digest, row.sizes)
+        if key not in self._verdicts:
+            self._verdicts[key] = self._judge(row)
+        return self._verdicts[key]

@@ -67,10 +67,10 @@ def climb(
         refuse: why a row's implementation cannot be used now (stale template, illegal here), or None.
     """
     spoken = [row for row in rows if row.spec == query.spec and row.numerics == query.numerics]
-    usable, refused = _usable(spoken, query, refuse)
+    kept, refused = usable(spoken, query, refuse)
     steps: list[Step] = []
     for rung in (Rung.EXACT, Rung.SAME_DEVICE, Rung.SAME_ARCHITECTURE, Rung.NEIGHBOUR_SIZES):
-        here = [row for row in usable if _rung(row, query) is rung]
+        here = [row for row in kept if _rung(row, query) is rung]
         answer = _answer(here, query, rung)
         reasons = Counter(reason for row, reason in refused if _rung(row, query) is rung)
         steps.append(Step(rung, len(here) + reasons.total(), answer, dict(reasons)))
@@ -84,9 +84,10 @@ def answer_of(steps: Sequence[Step]) -> Answer | None:
     return steps[-1].answer if steps else None
 
 
-def _usable(
+def usable(
     rows: list[Observation], query: Query, refuse: Callable[[Observation], str | None]
 ) -> tuple[list[Observation], list[tuple[Observation, str]]]:
+    """The rows whose implementation may run here, and the others with the reason."""
     here = bucket(query.sizes)
     damned: dict[tuple[str, str], list[Observation]] = defaultdict(list)
     for row in rows:
@@ -105,7 +106,7 @@ def _usable(
                 return failure.verdict
         return None
 
-    usable: list[Observation] = []
+    kept: list[Observation] = []
     refused: list[tuple[Observation, str]] = []
     for row in rows:
         if row.environment.hard != query.environment.hard:
@@ -117,8 +118,8 @@ def _usable(
         elif (reason := refuse(row)) is not None:
             refused.append((row, reason))
         else:
-            usable.append(row)
-    return usable, refused
+            kept.append(row)
+    return kept, refused
 
 
 def _rung(row: Observation, query: Query) -> Rung:

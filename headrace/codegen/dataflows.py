@@ -4,11 +4,14 @@
 |------------|-----------|------------------------------------------------------------------------|
 | `prefill`  | Attention | one pass over the keys per tile of queries, online softmax             |
 | `decode`   | Attention | few queries: heads that share keys packed, keys split, partials merged |
+| `stream_decode` | Attention | as `decode`, for unequal lengths: workers take equal pieces of all tiles |
 | `gemv`     | Gemm      | up to four rows: multiply and add, every weight read once              |
 | `flat`     | Gemm      | rows padded to a tile: matrix units, K pipelined, K split              |
 | `tiled`    | Gemm      | the general tiled product, tiles grouped along M                       |
+| `stream_k` | Gemm      | as `flat`: workers take equal runs of the steps along K of all tiles   |
 | `row`      | Rows      | whole rows on chip                                                     |
 | `row_loop` | Rows      | long rows, one pass per step of reductions                             |
+| `row_split` | Rows     | few long rows: several programs per row, partial values merged         |
 | `library`  | any       | PyTorch's own operators                                                |
 """
 
@@ -74,11 +77,14 @@ DATAFLOWS: Mapping[str, Dataflow] = {
     for flow in (
         Dataflow("prefill", "prefill", "Attention"),
         Dataflow("decode", "decode", "Attention"),
+        Dataflow("stream_decode", "stream_decode", "Attention"),
         Dataflow("gemv", "gemv", "Gemm"),
         Dataflow("flat", "flat", "Gemm"),
         Dataflow("tiled", "tiled", "Gemm"),
+        Dataflow("stream_k", "stream_k", "Gemm"),
         Dataflow("row", "row", "Rows"),
         Dataflow("row_loop", "row_loop", "Rows"),
+        Dataflow("row_split", "row_split", "Rows"),
         Dataflow("library", "", "any"),
     )
 }
@@ -99,7 +105,9 @@ def dataflows(spec: Spec, sizes: Sizes, device: Device) -> tuple[Dataflow, ...]:
     """The dataflows that can compute a Spec of these sizes on a device, `library` last."""
     found = []
     for flow in DATAFLOWS.values():
-        if flow.kind == spec.kind and 0 not in sizes and families.supported(spec, device) is None:
+        if flow.kind != spec.kind or 0 in sizes or not families.offered(flow.name, spec, sizes, device):
+            continue
+        if families.supported(spec, device) is None:
             schedule = flow.default(spec, sizes, device)
             if flow.legal(spec, sizes, schedule, device) is None:
                 found.append(flow)

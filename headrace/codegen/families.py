@@ -43,13 +43,28 @@ def supported(spec: Spec, device: Device) -> str | None:
     return rows.supported(spec, device)
 
 
+def offered(dataflow: str, spec: Spec, sizes: tuple[int, ...], device: Device) -> bool:
+    """False where a dataflow could compute a Spec of these sizes but has nothing to gain."""
+    if dataflow == "stream_decode" and isinstance(spec, Attention):
+        return attention_choices.worth_streaming(spec, sizes, device)
+    if dataflow == "row_split":
+        return rows_choices.worth_splitting(sizes, device)
+    if dataflow == "stream_k" and isinstance(spec, Gemm):
+        return gemm_choices.worth_streaming(spec, sizes, device)
+    return True
+
+
 def facts(spec: Spec, schedule: Schedule, sizes: tuple[int, ...]) -> Facts:
     """What a kernel may assume when its first call has these run-time sizes and operands in the usual
     layout."""
     if isinstance(spec, Gemm):
         return gemm.default_facts(spec)
     if isinstance(spec, Attention):
-        return Facts(sizes=(1,)) if schedule.dataflow == "decode" and sizes[1] == 1 else Facts()
+        return (
+            Facts(sizes=(1,))
+            if schedule.dataflow in ("decode", "stream_decode") and sizes[1] == 1
+            else Facts()
+        )
     return Facts(sizes=(max(sizes[1], 1),))
 
 

@@ -74,13 +74,17 @@ def source(plan: Plan, spec: Spec, *, cpu: bool, direct: bool) -> str:
         cpu: outputs are allocated in main memory.
         direct: launchers take addresses (the CPU engine's direct path); otherwise tensors (`@triton.jit`).
     """
-    pointers = frozenset((*plan.operands, *(b.name for b in (*plan.outputs, *plan.workspace))))
+    pointers = frozenset(
+        (*plan.operands, *(b.name for b in (*plan.outputs, *plan.workspace)), *plan.counters)
+    )
     transposed = isinstance(spec, Attention)
     unpack = f"{', '.join(plan.operands)}, = inputs"
     device = [] if cpu else [f"device = {plan.operands[0]}.device"]
     sizes = [f"{name} = {value}" for name, value in plan.sizes]
     workspace = [_allocation(b, plan.operands[0], cpu=cpu) for b in plan.workspace]
     outputs = [_allocation(b, plan.operands[0], cpu=cpu, transposed=transposed) for b in plan.outputs]
+    if not cpu:
+        workspace += [f"{name} = count_{name}({plan.operands[0]}.device)" for name in plan.counters]
     strides = ["o_strides = o.stride()"] if transposed else []
     launches = [
         _launch(launch, at, direct=direct, pointers=pointers) for at, launch in enumerate(plan.launches)
@@ -104,15 +108,16 @@ def source(plan: Plan, spec: Spec, *, cpu: bool, direct: bool) -> str:
     )
 
 
-def bind(plan: Plan, spec: Spec, launchers: Sequence[Any], otherwise: Callable[..., Any], *,
-         cpu: bool, direct: bool) -> tuple[Call, Into]:  # fmt: skip
-    """The two functions, bound to compiled kernels."""
+def bind(plan: Plan, spec: Spec, launchers: Sequence[Any], otherwise: Callable[..., Any],
+         counter: Callable[[Any], Any], *, cpu: bool, direct: bool) -> tuple[Call, Into]:  # fmt: skip
+    """The two functions, bound to compiled kernels; `counter(device)` is the tensor behind a counter."""
     import torch
 
     text = source(plan, spec, cpu=cpu, direct=direct)
     scope: dict[str, Any] = {f"launch_{at}": launcher for at, launcher in enumerate(launchers)}
     scope |= {f"dtype_{b.dtype.value}": b.dtype.to_torch() for b in (*plan.outputs, *plan.workspace)}
     scope |= {"otherwise": otherwise, "new": torch.empty, "empty": torch.empty_strided}
+    scope |= {name if cpu else f"count_{name}": counter("cpu") if cpu else counter for name in plan.counters}
     if cpu:
         scope["empty"] = upstream.empty_strided_cpu()
     exec(compile(text, f"<launcher of {plan.template}>", "exec"), scope)

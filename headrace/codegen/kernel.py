@@ -59,7 +59,17 @@ class Kernel:
     bound at the first call.
     """
 
-    __slots__ = ("_call", "_device", "_direct", "_into", "_library", "_variants", "schedule", "spec")
+    __slots__ = (
+        "_call",
+        "_counters",
+        "_device",
+        "_direct",
+        "_into",
+        "_library",
+        "_variants",
+        "schedule",
+        "spec",
+    )
 
     def __init__(self, spec: Spec, schedule: Schedule, device: Device) -> None:
         self.spec = spec
@@ -68,6 +78,7 @@ class Kernel:
         self._direct = device.backend is Backend.CPU and not _interpreted()
         self._library = library.function(spec)
         self._variants: dict[Facts, Variant] = {}
+        self._counters: dict[Any, Tensor] = {}
         self._call: host.Call = self._general_call
         self._into: host.Into = self._general
 
@@ -98,6 +109,23 @@ class Kernel:
             self.spec, self.schedule, self._device, families.facts(self.spec, self.schedule, (1, 1024, 1024))
         )
         return render(plan.template, plan.context)
+
+    @property
+    def fallback_rows(self) -> int:
+        """Rows that a guarded unified maximum has recomputed, in all calls so far; 0 for other stabilizers.
+
+        A row is one (b, h, i) of an Attention with a visible key, or one row of a Rows. Every call counts,
+        warm-up and timing included: take differences. Kernels count on the device: reading waits for it.
+        """
+        return sum(int(counter.item()) for counter in self._counters.values())
+
+    def _counter(self, device: Any) -> Tensor:
+        """The count of recomputed rows on a device, which kernels add to."""
+        import torch
+
+        if device not in self._counters:
+            self._counters[device] = torch.zeros(1, dtype=torch.int64, device=device)
+        return self._counters[device]
 
     @property
     def launch_info(self) -> Mapping[str, Any]:
@@ -134,7 +162,9 @@ class Kernel:
         functions = tuple(self._compiled(module, plan, at) for at in range(len(plan.launches)))
         launchers = [f.launch for f in functions] if self._direct else functions
         cpu = self._device.backend is Backend.CPU
-        call, into = host.bind(plan, self.spec, launchers, self._general, cpu=cpu, direct=self._direct)
+        call, into = host.bind(
+            plan, self.spec, launchers, self._general, self._counter, cpu=cpu, direct=self._direct
+        )
         variant = Variant(facts, plan, text, path, functions, call, into)
         self._variants[facts] = variant
         return variant

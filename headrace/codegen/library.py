@@ -185,4 +185,5 @@ def _softmax_of(spec: Rows) -> Rows:
         inputs=spec.inputs,
         reductions=(Reduction(names[0], "max", x), Reduction(names[1], "sum", top)),
         outputs=(Output(spec.outputs[0].dtype, call("div", top, Ref(names[1]))),),
+        phi=spec.phi,
     )

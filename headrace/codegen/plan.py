@@ -84,6 +84,7 @@ class Plan:
         sizes: (name, Python expression over operands) in the order of assignment.
         outputs, workspace: what the launcher allocates.
         launches: in order.
+        counters: int64 tensors of one element that a kernel keeps from call to call, zero at first.
     """
 
     template: str
@@ -96,6 +97,7 @@ class Plan:
     inner: tuple[str, ...] = ()
     exact: tuple[str, ...] = ()
     workspace: tuple[Buffer, ...] = ()
+    counters: tuple[str, ...] = ()
 
 
 _POINTER = {

@@ -19,6 +19,12 @@ from headrace.errors import BuildError
 # Matrix instructions of SASS: mma.sync (HMMA, IMMA, DMMA), wgmma (HGMMA, ...), tcgen05 (UTCHMMA, ...).
 _SASS_MATRIX = re.compile(r"\b([HIQDB]G?MMA|UTC[A-Z]*MMA)\b")
 _AMD_MATRIX = re.compile(r"^\s*(v_mfma_\w+|v_wmma_\w+)", re.MULTILINE)
+# Copies from main memory to shared memory that nobody waits for: cp.async (LDGSTS), bulk copies (UBLKCP,
+# UTMALDG); on AMD loads whose destination is LDS.
+_SASS_COPY = re.compile(r"\b(LDGSTS|UBLKCP|UTMALDG)\b")
+_AMD_COPY = re.compile(
+    r"^\s*(global_load_lds|global_load_async_to_lds|buffer_load(?=_\w+ [^\n;]*\blds\b))", re.M
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,17 +36,28 @@ class Resources:
         spills: bytes of local memory that spilled registers take a thread (NVIDIA), registers spilled (AMD).
         shared_bytes: shared memory (LDS) a block, what Triton asks for at launch included.
         matrix: (instruction, how often it stands in the code), sorted.
+        copies: asynchronous copies to shared memory, counted like `matrix`.
     """
 
     registers: int
     spills: int
     shared_bytes: int
     matrix: tuple[tuple[str, int], ...]
+    copies: tuple[tuple[str, int], ...] = ()
 
     @property
     def matrix_text(self) -> str:
         """`HMMA x32`, or `none`."""
-        return ", ".join(f"{name} x{count}" for name, count in self.matrix) or "none"
+        return _counted(self.matrix)
+
+    @property
+    def copies_text(self) -> str:
+        """`LDGSTS x15`, or `none`."""
+        return _counted(self.copies)
+
+
+def _counted(instructions: tuple[tuple[str, int], ...]) -> str:
+    return ", ".join(f"{name} x{count}" for name, count in instructions) or "none"
 
 
 def read_cubin(binary: bytes, dynamic_shared: int) -> tuple[Resources, str]:
@@ -61,10 +78,11 @@ def read_cubin(binary: bytes, dynamic_shared: int) -> tuple[Resources, str]:
     if found is None:
         raise BuildError(f"cuobjdump printed no resource usage: {usage[-300:]!r}")
     registers, stack, static, local = map(int, found.groups())
-    matrix = Counter(_SASS_MATRIX.findall(sass))
+    matrix, copies = Counter(_SASS_MATRIX.findall(sass)), Counter(_SASS_COPY.findall(sass))
     return Resources(
-        registers, stack + local, max(static, dynamic_shared), tuple(sorted(matrix.items()))
-    ), sass
+        registers, stack + local, max(static, dynamic_shared), tuple(sorted(matrix.items())),
+        tuple(sorted(copies.items())),
+    ), sass  # fmt: skip
 
 
 def read_amdgcn(text: str, dynamic_shared: int) -> Resources:
@@ -82,9 +100,12 @@ def read_amdgcn(text: str, dynamic_shared: int) -> Resources:
         return int(found[1])
 
     matrix = Counter(re.sub(r"_\d+x\d+x\d+.*", "", name) for name in _AMD_MATRIX.findall(text))
+    copies = Counter(_AMD_COPY.findall(text))
     spills = number("vgpr_spill_count") + number("sgpr_spill_count")
     shared = max(number("group_segment_fixed_size"), dynamic_shared)
-    return Resources(number("vgpr_count"), spills, shared, tuple(sorted(matrix.items())))
+    return Resources(
+        number("vgpr_count"), spills, shared, tuple(sorted(matrix.items())), tuple(sorted(copies.items()))
+    )
 
 
 def _tool(name: str, *arguments: str) -> str:

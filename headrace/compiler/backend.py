@@ -9,6 +9,7 @@ C++ compiler the rewritten graph is interpreted.
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import Any
 from torch import fx
 
 from headrace import upstream
-from headrace.compiler import lowering, resolve
+from headrace.compiler import licences, lowering, resolve
 from headrace.compiler.freeze import REGISTRY, Guard
 from headrace.compiler.notices import warn_once
 from headrace.compiler.options import Options, read
@@ -56,14 +57,16 @@ def compile_graph(
 ) -> Callable[..., Any]:
     """Compile a Dynamo graph with checked options; `pipeline` makes the passes (tests bring their own)."""
     why_not = resolve.why_delegate(options, example_inputs)
-    identity = fingerprint(options) if why_not is None else "delegated"
+    permitted = licences.load(options)
+    identity = fingerprint(options, permitted.digest) if why_not is None else "delegated"
     key = graph_key(gm, example_inputs, identity)
     if why_not is not None:
         log.info("graph %s goes to Inductor untouched: %s", key, why_not)
         records().keep(GraphRecord(key, "delegated", len(gm.graph.nodes), note=why_not))
         return Watched(_inductor(gm, example_inputs, options, []), key)
     resolve.use(options)
-    rewriting = Rewriting(key, options, pipeline or resolve.default_pipeline)
+    passes = pipeline or functools.partial(resolve.default_pipeline, licences=permitted)
+    rewriting = Rewriting(key, options, passes)
     # A graph of its own: Inductor's first passes change the one that it is given.
     pristine = fx.GraphModule(gm, copy.deepcopy(gm.graph))
     try:

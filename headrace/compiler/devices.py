@@ -5,10 +5,12 @@ cheap.
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import torch
 
 from headrace.ir.device import Backend, Device
+from headrace.ir.devices import RECORDS
 
 # Read to measure bandwidth where no database can remember the figure: 0.1 s instead of 2.
 _UNREMEMBERED_BYTES = 64 << 20
@@ -50,6 +52,9 @@ def _gpu(index: int) -> Device:
     )
     units = properties.multi_processor_count
     hertz = getattr(properties, "clock_rate", 1_500_000) * 1e3
+    listed = RECORDS.get(properties.name)
+    if listed is not None and listed.device.units == units:
+        return replace(listed.device, memory_bytes=int(properties.total_memory))
     memory_hertz = getattr(properties, "memory_clock_rate", 1_500_000) * 1e3
     bus = getattr(properties, "memory_bus_width", 4096)
     return Device(
@@ -67,4 +72,8 @@ def _gpu(index: int) -> Device:
         flops_16=units * hertz * 2048,
         launch_seconds=5e-6,
         memory_bytes=int(properties.total_memory),
+        flops_8=units * hertz * 4096,
+        clock=hertz,
+        threads=int(getattr(properties, "max_threads_per_multi_processor", 0)),
+        unit_on_chip_bytes=int(getattr(properties, "shared_memory_per_multiprocessor", 0)),
     )

@@ -46,7 +46,7 @@ class Materialiser:
                 outputs = len(spec.output_dtypes)
                 inputs = [self.value(operand) for operand in node.operands]
                 call = self.call(operator(len(inputs), outputs), *inputs, str(spec), name=spec.kind.lower())
-                call.meta["headrace"] = True
+                call.meta |= {"headrace": True, "headrace_node": node.name}
                 return call
             case Item(at=at):
                 return self.call(python_operator.getitem, self.value(node.operands[0]), at)

@@ -31,6 +31,8 @@ class Options:
         target: the engine that kernels run on; `auto` follows the tensors, `library` uses PyTorch's
             operators.
         dump: a folder that receives each graph as text, before and after the passes; None writes nothing.
+        calibration: the name of a calibration in the database (`headrace calibrate`), which permits a unified
+            maximum where it found one to be right; None permits it only where scores are bounded for certain.
         inductor: options handed to Inductor unchanged: keys written `inductor.<name>`, and names that only
             Inductor knows.
     """
@@ -42,6 +44,7 @@ class Options:
     claim: str = "auto"
     target: str = "auto"
     dump: str | None = None
+    calibration: str | None = None
     inductor: tuple[tuple[str, Any], ...] = field(default=())
 
     def __post_init__(self) -> None:
@@ -55,7 +58,10 @@ class Options:
 
     @property
     def fingerprint(self) -> str:
-        """What of the options changes the rewritten graph; part of Inductor's cache key."""
+        """What of the options changes the rewritten graph; part of Inductor's cache key.
+
+        What a calibration permits is added by `rewrite.fingerprint`, since its name does not say it.
+        """
         return f"claim={self.claim};target={self.target}"
 
 
@@ -67,6 +73,7 @@ _TYPES: Mapping[str, tuple[type, ...]] = {
     "claim": (str,),
     "target": (str,),
     "dump": (str, type(None)),
+    "calibration": (str, type(None)),
 }
 
 

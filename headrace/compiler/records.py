@@ -27,13 +27,19 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A region that one kernel computes: its operator's node, kind, Spec text and source line."""
+    """A region that one kernel computes: its operator's node, kind, Spec text and source line.
+
+    `site` is the module path of an attention, `note` what a pass says of it: which stabilizer is permitted
+    and why, or why not.
+    """
 
     node: str
     kind: str
     spec: str
     replaces: tuple[str, ...] = ()
     source: str = ""
+    site: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,8 @@ class Report:
                     for decision in self.decisions
                     if decision.spec == spec
                 ]
+            said = Counter(claim.note for claim in graph.claims if claim.note)
+            lines += [f"  {times:4d} attention sites: {note}" for note, times in said.items()]
             reasons = Counter((left.op, left.reason) for left in graph.unclaimed)
             lines += [
                 f"  {times:4d} x {op} left to Inductor: {reason}" for (op, reason), times in reasons.items()

@@ -20,13 +20,15 @@ from headrace.compiler.runtime import RUNTIME, Choice, Kernel, Resolver
 from headrace.configuration import current
 from headrace.errors import HeadraceError, UnknownOption
 from headrace.ir.device import Backend, Device
-from headrace.ir.evidence import Evidence, NoEvidence, Rung
+from headrace.ir.evidence import Evidence, NoEvidence, Rung, bucket
+from headrace.ir.regime import Regime, RegimeTable, Voice
 from headrace.ir.schedule import LIBRARY, Schedule
-from headrace.ir.spec import Spec
+from headrace.ir.spec import Gemm, Spec
 
 if TYPE_CHECKING:
     from headrace.autotune.db.store import Store
     from headrace.passes.pipeline import Pipeline
+    from headrace.passes.unify import Licences
 
 __all__ = [
     "default_options",
@@ -57,15 +59,22 @@ def default_options() -> Options:
         claim=found.claim,
         target=found.target,
         dump=None if found.dump is None else str(found.dump),
+        calibration=found.calibration,
     )
 
 
-def default_pipeline(options: Options) -> Pipeline:
-    """The passes of the package, with the claims that the options allow."""
+def default_pipeline(options: Options, licences: Licences | None = None) -> Pipeline:
+    """The passes of the package, with the claims and the calibration that the options allow.
+
+    Raises:
+        UnknownOption: the database has no calibration of that name.
+    """
+    from headrace.compiler.licences import load
     from headrace.passes.claim import Policy
     from headrace.passes.pipeline import Pipeline
 
-    return Pipeline.default(Policy.of(options.claim, engine_backend()))
+    permitted = load(options) if licences is None else licences
+    return Pipeline.default(Policy.of(options.claim, engine_backend()), permitted)
 
 
 def engine_backend() -> Backend:
@@ -144,7 +153,7 @@ def make_resolver(options: Options) -> Resolver:
         HeadraceError: a database that was named explicitly cannot be used.
     """
     chooser = Chooser(options)
-    return Resolver(chooser, build, device_of, strict=options.strict)
+    return Resolver(chooser, build, device_of, strict=options.strict, regimes=chooser.regimes)
 
 
 def build(spec: Spec, schedule: Schedule, device: Device) -> Kernel:
@@ -181,6 +190,17 @@ class Chooser:
         best = rank(spec, sizes, device, NoEvidence())[0]
         return Choice(best.schedule, best.rung, best.reason, best.seconds)
 
+    def regimes(self, spec: Gemm, device: Device) -> RegimeTable | None:
+        """The regimes of an unbatched Gemm: as measured; the cost model's where nothing was ever measured."""
+        if self._options.target == "library":
+            return None
+        table = self._evidence.regimes(spec, device)
+        if table is not None or self._options.tuning in ("tune", "verify"):
+            return table
+        if self._store is not None and self._store.observations(str(spec)):
+            return None  # what is known of single sizes is worth more than the model
+        return modelled(spec, device)
+
     def _measure(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> None:
         """Tune or verify within what is left of the budget; the evidence knows more afterwards."""
         left = self._options.budget - self._spent
@@ -204,6 +224,33 @@ class Chooser:
             if report.interrupted:
                 raise KeyboardInterrupt
         self._spent += time.perf_counter() - started
+
+
+def modelled(spec: Gemm, device: Device) -> RegimeTable:
+    """The cost model's regimes of an unbatched Gemm.
+
+    On the CPU a regime is cut where the default of its dataflow changes, at powers of two: these defaults are
+    measured ones, and its model sees too little of a tile to stretch one over many M's.
+    """
+    from headrace.codegen.dataflows import get
+    from headrace.passes.choose import MANY_ROWS, regimes
+
+    found: list[Regime] = []
+    for regime in regimes(spec, device):
+        low = 1 + (found[-1].rows or 0) if found else 1
+        while device.backend is Backend.CPU and low <= (regime.rows or MANY_ROWS):
+            high = min(bucket((low,))[0], regime.rows or MANY_ROWS)
+            schedule = regime.schedule
+            if schedule != LIBRARY:
+                schedule = get(schedule.dataflow).default(spec, (high,), device)
+            if found and found[-1].schedule == schedule:
+                found.pop()
+            found.append(Regime(high, schedule))
+            low = high + 1
+        if device.backend is not Backend.CPU:
+            found.append(regime)
+    found[-1] = Regime(None, found[-1].schedule)
+    return RegimeTable(str(spec), device.soft_key, tuple(found), Voice.MODEL)
 
 
 def untuned(spec: Spec, sizes: tuple[int, ...], device: Device) -> Schedule:

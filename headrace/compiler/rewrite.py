@@ -22,6 +22,7 @@ from headrace.compiler.options import Options
 from headrace.compiler.records import Claim, GraphRecord, Unclaimed
 from headrace.ir.graph import Graph
 from headrace.ir.ops import Extern, Item, Kernel
+from headrace.passes.unify import sites
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +44,12 @@ def sources_digest() -> str:
     return hasher.hexdigest()
 
 
-def fingerprint(options: Options) -> str:
-    """What Inductor's caches must know about our pass. Schedules are not in it: graphs do not carry them."""
-    return f"headrace/{sources_digest()[:32]}/{options.fingerprint}"
+def fingerprint(options: Options, licences: str = "") -> str:
+    """What Inductor's caches must know about our pass. Schedules are not in it: graphs do not carry them.
+
+    `licences` is the digest of what a calibration permits: calibrating again makes other graphs.
+    """
+    return f"headrace/{sources_digest()[:32]}/{options.fingerprint};licences={licences}"
 
 
 class Rewriting:
@@ -136,12 +140,27 @@ def rewrite(graph: fx.Graph, pipeline: Pipeline, options: Options) -> GraphRecor
     sources = {node.fx: node.source for node in captured.graph if node.fx is not None}
     emission = emit(captured.graph, graph)
     return GraphRecord(
-        "", "inference", nodes, _claims(emission, sources), _unclaimed(captured.graph),
+        "", "inference", nodes, _claims(emission, sources, _notes(captured.graph, graph)),
+        _unclaimed(captured.graph),
         note="" if emission.kernels else "no kernel was claimed",
     )  # fmt: skip
 
 
-def _claims(emission: Emission, sources: dict[str, str]) -> tuple[Claim, ...]:
+def _notes(ir: Graph, graph: fx.Graph) -> dict[str, tuple[str, str]]:
+    """(attention site, what passes say of it) by the FX node of a kernel."""
+    refused = {refusal.node: refusal.reason for refusal in reversed(ir.refusals)}
+    named = {site.node: site.name for site in sites(ir)}
+    found = {}
+    for node in graph.nodes:
+        name = node.meta.get("headrace_node")
+        if name is not None and name in ir:
+            found[node.name] = (named.get(name, ""), ir.remarks.get(name) or refused.get(name, ""))
+    return found
+
+
+def _claims(
+    emission: Emission, sources: dict[str, str], notes: dict[str, tuple[str, str]]
+) -> tuple[Claim, ...]:
     by_node: dict[str, list[str]] = {}
     for old, new in emission.renamed.items():
         by_node.setdefault(emission.origin.get(new, new), []).append(old)
@@ -149,6 +168,7 @@ def _claims(emission: Emission, sources: dict[str, str]) -> tuple[Claim, ...]:
         Claim(
             name, text.partition("{")[0], text, tuple(by_node.get(name, ())),
             next((sources[old] for old in by_node.get(name, ()) if sources.get(old)), ""),
+            *notes.get(name, ("", "")),
         )
         for name, text in emission.kernels
     )  # fmt: skip

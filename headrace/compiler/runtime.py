@@ -1,9 +1,11 @@
 """What happens when a compiled graph calls a kernel: sizes pick the Schedule, without recompiling.
 
-A Dispatcher belongs to one Spec on one kind of device. It looks the exact sizes up in a dict; the first
-time that sizes are seen it asks the Resolver, which asks the database, then the heuristics. Nothing that
-goes wrong here stops a model: a kernel that cannot be built or launched is replaced by PyTorch's own
-operators, with one warning.
+A Dispatcher belongs to one Spec on one kind of device. It looks the exact sizes up in a dict. Sizes that it
+sees for the first time fall into a regime or a bucket, and each of these has one kernel: the number of rows
+of an unbatched Gemm is compared with the thresholds of its RegimeTable, which is asked for once; other sizes
+are rounded up to powers of two, and the Resolver asks the database, then the heuristics. Nothing that goes
+wrong here stops a model: a kernel that cannot be built or launched is replaced by PyTorch's own operators,
+with one warning.
 """
 
 from __future__ import annotations
@@ -11,15 +13,16 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from headrace.compiler.notices import warn_once
 from headrace.errors import HeadraceError
 from headrace.ir.device import Device
 from headrace.ir.evidence import Rung, bucket
+from headrace.ir.regime import RegimeTable, Voice
 from headrace.ir.schedule import LIBRARY, Schedule
-from headrace.ir.spec import Attention, Spec, parse_spec
+from headrace.ir.spec import Attention, Gemm, Spec, parse_spec
 
 if TYPE_CHECKING:
     import torch
@@ -29,6 +32,8 @@ log = logging.getLogger(__name__)
 Inputs = Sequence["torch.Tensor"]
 Result = Any
 Kernel = Callable[[Inputs], Result]
+# What has a kernel of its own: a regime, by its position in the table, or a size bucket.
+Slot = int | tuple[int, ...]
 
 # Exact sizes remembered per Dispatcher; a stream of ever new sizes must not grow without bound.
 REMEMBERED_SIZES = 4096
@@ -47,6 +52,7 @@ class Decision:
         seconds: the recorded median, where there is one.
         reason: one line in words.
         rows: ids of the database rows behind it.
+        regime: the range of M that it serves, `regime 5..64 of 3 (measured)`; empty where buckets decide.
     """
 
     spec: str
@@ -57,21 +63,24 @@ class Decision:
     seconds: float | None
     reason: str
     rows: tuple[str, ...] = ()
+    regime: str = ""
 
 
 class Dispatcher:
     """Runs one Spec on tensors of any sizes; thread safe."""
 
-    __slots__ = ("_by_bucket", "_by_sizes", "_key", "_lock", "decisions", "spec", "text")
+    __slots__ = ("_asked", "_by_sizes", "_by_slot", "_key", "_lock", "_table", "decisions", "spec", "text")
 
     def __init__(self, text: str) -> None:
         self.text = text
         self.spec = parse_spec(text)
         self._key = _key_function(self.spec)
         self._by_sizes: dict[Any, Kernel] = {}
-        self._by_bucket: dict[tuple[int, ...], Kernel] = {}
+        self._by_slot: dict[Slot, Kernel] = {}
+        self._table: RegimeTable | None = None
+        self._asked = False
         self._lock = threading.RLock()
-        self.decisions: dict[tuple[int, ...], Decision] = {}
+        self.decisions: dict[tuple[Slot, tuple[int, ...]], Decision] = {}
 
     def __call__(self, inputs: Inputs) -> Result:
         kernel = self._by_sizes.get(self._key(inputs))
@@ -116,18 +125,21 @@ class Dispatcher:
         with self._lock:
             # Emptied, never exchanged: bound functions hold on to it.
             self._by_sizes.clear()
-            self._by_bucket.clear()
+            self._by_slot.clear()
+            self._table, self._asked = None, False
             self.decisions.clear()
 
     def _first(self, inputs: Inputs) -> Result:
         with self._lock:
-            sizes = tuple(map(int, self.spec.sizes([value.shape for value in inputs])))
-            place = bucket(sizes)
-            kernel = self._by_bucket.get(place)
+            slot, sizes = self._slot(inputs)
+            place = slot, bucket(sizes)
+            kernel = self._by_slot.get(slot)
             if kernel is None:
-                decision, kernel = RUNTIME.resolver.resolve(self.spec, self.text, sizes, inputs[0])
+                regime = None if self._table is None or not isinstance(slot, int) else (self._table, slot)
+                resolver = RUNTIME.resolver
+                decision, kernel = resolver.resolve(self.spec, self.text, sizes, inputs[0], regime)
             else:
-                decision = self.decisions[place]
+                decision = self._known(place, sizes)
             try:
                 result, kernel = self._checked(kernel, inputs)
             except Exception as error:
@@ -136,23 +148,41 @@ class Dispatcher:
                 decision = _failed(decision, error)
                 library = RUNTIME.resolver.library(self.spec, inputs[0])
                 result, kernel = self._checked(library, inputs)
-                self._by_bucket[place] = library
-            self._by_bucket.setdefault(place, kernel)
+                self._by_slot[slot] = library
+            self._by_slot.setdefault(slot, kernel)
             self.decisions[place] = decision
             if len(self._by_sizes) >= REMEMBERED_SIZES:
                 self._by_sizes.clear()
             self._by_sizes[self._key(inputs)] = getattr(kernel, "fast", kernel)
             return result
 
+    def _slot(self, inputs: Inputs) -> tuple[Slot, tuple[int, ...]]:
+        """Whose kernel serves the inputs, and their run-time sizes."""
+        sizes = tuple(map(int, self.spec.sizes([value.shape for value in inputs])))
+        if not self._asked:
+            self._asked = True
+            self._table = RUNTIME.resolver.regimes(self.spec, inputs[0])
+        at = None if self._table is None or len(sizes) != 1 else self._table.find(sizes[0])
+        return bucket(sizes) if at is None else at, sizes
+
+    def _known(self, place: tuple[Slot, tuple[int, ...]], sizes: tuple[int, ...]) -> Decision:
+        """The decision for sizes whose kernel was found before, maybe in another bucket of the regime."""
+        found = self.decisions.get(place)
+        if found is None:
+            other = next(decision for (slot, _), decision in self.decisions.items() if slot == place[0])
+            found = replace(other, sizes=sizes, bucket=place[1], seconds=None)
+        return found
+
     def _rescue(self, inputs: Inputs, error: Exception) -> Result:
         """PyTorch's operators, for a kernel that worked at these sizes and now fails (other strides)."""
         if RUNTIME.resolver.strict:
             raise error
         with self._lock:
-            place = bucket(tuple(map(int, self.spec.sizes([value.shape for value in inputs]))))
+            slot, sizes = self._slot(inputs)
+            place = slot, bucket(sizes)
             library = RUNTIME.resolver.library(self.spec, inputs[0])
             result, kernel = self._checked(library, inputs)
-            self._by_bucket[place] = library
+            self._by_slot[slot] = library
             if place in self.decisions:
                 self.decisions[place] = _failed(self.decisions[place], error)
             self._by_sizes[self._key(inputs)] = getattr(kernel, "fast", kernel)
@@ -243,6 +273,7 @@ class Resolver:
         choose: (spec, sizes, device) -> Decision's schedule, rung, seconds, reason and rows.
         build: (spec, schedule, device) -> kernel.
         device_of: tensor -> Device.
+        regimes: (spec, device) -> the RegimeTable of an unbatched Gemm, or None: then buckets decide.
     """
 
     def __init__(
@@ -252,20 +283,43 @@ class Resolver:
         device_of: Callable[[torch.Tensor], Device],
         *,
         strict: bool = False,
+        regimes: Callable[[Gemm, Device], RegimeTable | None] | None = None,
     ) -> None:
         self._choose = choose
         self._build = build
         self._device_of = device_of
+        self._regimes = regimes
         self.strict = strict
 
+    def regimes(self, spec: Spec, example: torch.Tensor) -> RegimeTable | None:
+        """The regimes of an unbatched Gemm; None for any other Spec, and where nobody knows any."""
+        if self._regimes is None or not isinstance(spec, Gemm) or spec.batched:
+            return None
+        try:
+            table = self._regimes(spec, self._device_of(example))
+        except Exception as error:
+            if self.strict:
+                raise
+            log.debug("the regimes of %s are lost: %s", spec, error)
+            return None
+        if table is not None:
+            log.info("%s", table)
+        return table
+
     def resolve(
-        self, spec: Spec, text: str, sizes: tuple[int, ...], example: torch.Tensor
+        self,
+        spec: Spec,
+        text: str,
+        sizes: tuple[int, ...],
+        example: torch.Tensor,
+        regime: tuple[RegimeTable, int] | None = None,
     ) -> tuple[Decision, Kernel]:
+        """The kernel for sizes, or for a regime of a table (given as the table and the regime's position)."""
         device = self._device_of(example)
-        choice = self._choose(spec, sizes, device)
+        choice = self._choose(spec, sizes, device) if regime is None else _of_regime(*regime, sizes[0])
         decision = Decision(
             text, sizes, bucket(sizes), str(choice.schedule), choice.rung.name.lower(), choice.seconds,
-            choice.reason, choice.rows,
+            choice.reason, choice.rows, "" if regime is None else regime[0].name(regime[1]),
         )  # fmt: skip
         log.debug("%s at %s: %s (%s)", text, sizes, choice.schedule, choice.reason)
         try:
@@ -288,6 +342,15 @@ class Choice:
     reason: str
     seconds: float | None = None
     rows: tuple[str, ...] = ()
+
+
+def _of_regime(table: RegimeTable, at: int, m: int) -> Choice:
+    """The choice of a regime; its seconds where M was measured."""
+    schedule, name = table.regimes[at].schedule, table.name(at)
+    if table.voice is Voice.MODEL:
+        return Choice(schedule, Rung.MODEL, f"cost model, {name}")
+    times = next((dict(curve.points) for curve in table.curves if curve.schedule == schedule), {})
+    return Choice(schedule, Rung.EXACT, f"database, {name}", times.get(m), table.evidence)
 
 
 class Runtime:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from headrace.ir.device import Device
+from headrace.ir.regime import RegimeTable
 from headrace.ir.schedule import Schedule
 from headrace.ir.spec import Spec
 
@@ -42,11 +43,21 @@ class Evidence(Protocol):
         """
         ...
 
+    def regimes(self, spec: Spec, device: Device) -> RegimeTable | None:
+        """The measured regimes of an unbatched Gemm on this very setup, or None where there are none.
+
+        Never raises.
+        """
+        ...
+
 
 class NoEvidence:
     """Knows nothing."""
 
     def best(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> Answer | None:
+        return None
+
+    def regimes(self, spec: Spec, device: Device) -> RegimeTable | None:
         return None
 
 

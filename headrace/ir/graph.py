@@ -51,6 +51,9 @@ class Graph:
 
     Passes use `add`, `replace` and `sweep`. `replaced` remembers which FX values now come from which node:
     it is what emitting reads. Everything else in the FX graph stays as it was.
+
+    `modules` has the path of the module that computed an FX value, where capture knows it, and `remarks` what
+    passes say of kernels, by node; neither is part of the text form.
     """
 
     def __init__(self) -> None:
@@ -58,6 +61,8 @@ class Graph:
         self.outputs: tuple[str, ...] = ()
         self.replaced: dict[str, str] = {}
         self.refusals: list[Refusal] = []
+        self.modules: dict[str, str] = {}
+        self.remarks: dict[str, str] = {}
         self._fresh = 0
 
     def __getitem__(self, name: str) -> Node:

@@ -9,15 +9,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from headrace.codegen.dataflows import dataflows, get
-from headrace.errors import ScheduleError
-from headrace.ir.device import Device
+from headrace.codegen.dataflows import Dataflow, dataflows, get
+from headrace.errors import DeviceError, ScheduleError
+from headrace.ir.device import Backend, Device
 from headrace.ir.evidence import Evidence, Rung
+from headrace.ir.regime import Regime
 from headrace.ir.schedule import LIBRARY, Schedule
-from headrace.ir.spec import Gemm, Spec
+from headrace.ir.spec import Gemm, Rows, Spec
 from headrace.passes.cost import seconds
 
 MANY_ROWS = 8192
+KEEP = 1.03  # a regime keeps its schedule while it is at most this much slower than the best
+# On GPUs a library's time is known to about this factor, and it changes its kernels, hence its roundings, with
+# M: inside that band a kernel of ours is the deterministic choice.
+TIE = 1.05
+_SWEEPS, _GAIN = 2, 0.99  # sweeps over the knobs, and the gain that is worth leaving a default for
+_FLAT_ROWS = 256  # above, defaults are good and the library is better
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,26 +47,62 @@ def rank(spec: Spec, sizes: tuple[int, ...], device: Device, evidence: Evidence)
     The database's answer leads, whatever the model thinks. The rest are the default schedules of every
     dataflow that can compute the Spec, by the model's time.
     """
-    modelled = sorted(
-        (
-            Ranked(
-                schedule,
-                seconds(spec, sizes, schedule, device),
-                "heuristic",
-                f"cost model: {schedule.dataflow}",
-            )
-            for schedule in _defaults(spec, sizes, device)
-        ),
-        key=lambda each: each.seconds or 0.0,
-    )
+    modelled = _modelled(spec, sizes, device)
     known = _database(spec, sizes, device, evidence)
     if known is None:
-        return tuple(modelled)
+        return modelled
     return (known, *(each for each in modelled if each.schedule != known.schedule))
 
 
+def _modelled(spec: Spec, sizes: tuple[int, ...], device: Device) -> tuple[Ranked, ...]:
+    """Default schedules by the model's time; the library first where the device lacks a figure for it."""
+    schedules = _defaults(spec, sizes, device)
+    try:
+        timed = [(seconds(spec, sizes, each, device), each) for each in schedules]
+    except DeviceError as error:
+        plain = sorted(schedules, key=lambda each: each != LIBRARY)
+        return tuple(Ranked(each, None, "heuristic", f"no cost model: {error}") for each in plain)
+    timed.sort(key=lambda each: weighed(each[1], each[0], device))
+    return tuple(Ranked(each, took, "heuristic", f"cost model: {each.dataflow}") for took, each in timed)
+
+
+def weighed(schedule: Schedule, took: float, device: Device) -> float:
+    """What candidates are ordered by: their time, on GPUs the library's times `TIE`."""
+    return took * TIE if schedule == LIBRARY and device.backend is not Backend.CPU else took
+
+
 def _defaults(spec: Spec, sizes: tuple[int, ...], device: Device) -> list[Schedule]:
-    return [flow.default(spec, sizes, device) for flow in dataflows(spec, sizes, device)]
+    """One schedule per dataflow: its default, on GPUs with the knobs that the model likes better."""
+    return [_refined(flow, spec, sizes, device) for flow in dataflows(spec, sizes, device)]
+
+
+def _refined(flow: Dataflow, spec: Spec, sizes: tuple[int, ...], device: Device) -> Schedule:
+    """Knob by knob to the neighbouring value that the model gives a shorter time; the default where none is.
+
+    The CPU's defaults are measured ones, and its model sees too little of a tile to improve on them.
+    """
+    found = flow.default(spec, sizes, device)
+    large = isinstance(spec, Gemm) and sizes[-1] > _FLAT_ROWS
+    if device.backend is Backend.CPU or not found.knobs or isinstance(spec, Rows) or large:
+        return found
+    try:
+        best = seconds(spec, sizes, found, device)
+    except DeviceError:
+        return found
+    knobs = [knob for knob in flow.knobs(spec, sizes, device) if len(knob.values) > 1]
+    for _ in range(_SWEEPS):
+        before = found
+        for knob in knobs:
+            for value in knob.neighbours(found[knob.name]):
+                other = Schedule(flow.name, tuple({**dict(found.knobs), knob.name: value}.items()))
+                if flow.legal(spec, sizes, other, device) is not None:
+                    continue
+                took = seconds(spec, sizes, other, device)
+                if took < _GAIN * best:
+                    found, best = other, took
+        if found == before:
+            break
+    return found
 
 
 def _database(spec: Spec, sizes: tuple[int, ...], device: Device, evidence: Evidence) -> Ranked | None:
@@ -76,56 +119,60 @@ def _database(spec: Spec, sizes: tuple[int, ...], device: Device, evidence: Evid
     return Ranked(answer.schedule, answer.seconds, "database", f"database, {where}", answer.rung)
 
 
-@dataclass(frozen=True, slots=True)
-class Regime:
-    """A range of M, up to and including `rows` (None: without end), and the schedule for it."""
-
-    rows: int | None
-    schedule: Schedule
-
-
 @lru_cache(maxsize=1024)
 def regimes(spec: Gemm, device: Device) -> tuple[Regime, ...]:
-    """The dataflow of a Gemm by its number of rows: the inflection points of FlashDecoding++, solved for.
+    """The schedule of a Gemm by its number of rows: the inflection points of FlashDecoding++, solved for.
 
-    The model's winner is found at powers of two; between two that differ, bisection finds the first M at
-    which the winner changes. Each regime carries the default schedule at its upper end. A batched Gemm is
-    judged per matrix.
+    At every M the model's best of the default schedules for that M is known. A regime keeps the schedule that
+    was best where it begins as long as it stays legal and within `KEEP` of the best: fewer kernels, and none
+    that a neighbour would beat. Its end is found by bisection. A batched Gemm is judged per matrix. Where the
+    device lacks a figure, the library serves every M.
     """
-    found: list[tuple[int | None, str]] = []
+    try:
+        return _regimes(spec, device)
+    except DeviceError:
+        return (Regime(None, LIBRARY),)
+
+
+def _regimes(spec: Gemm, device: Device) -> tuple[Regime, ...]:
+    found: list[Regime] = []
     low = 1
-    name = _winner(spec, low, device)
-    while low < MANY_ROWS:
-        high = low * 2
-        while _winner(spec, high, device) != name and high > low:
-            bound = _last(spec, device, name, low, high)
-            found.append((bound, name))
-            low = bound + 1
-            name = _winner(spec, low, device)
-        low = high
-    found.append((None, name))
-    return tuple(Regime(rows, _schedule(spec, rows or MANY_ROWS, device, flow)) for rows, flow in found)
+    while True:
+        schedule = _best(spec, low, device)[0]
+        good, step = low, 1
+        while good < MANY_ROWS and _serves(spec, good + step, schedule, device):
+            good, step = good + step, max(1, (good + step) // 4)
+        if good >= MANY_ROWS:
+            return (*found, Regime(None, schedule))
+        bad = good + step
+        while bad - good > 1:
+            middle = (good + bad) // 2
+            if _serves(spec, middle, schedule, device):
+                good = middle
+            else:
+                bad = middle
+        found.append(Regime(good, schedule))
+        low = bad
 
 
-def _last(spec: Gemm, device: Device, name: str, low: int, high: int) -> int:
-    """The largest M of [low, high) at which `name` still wins, where it wins at low and loses at high."""
-    while high - low > 1:
-        middle = (low + high) // 2
-        if _winner(spec, middle, device) == name:
-            low = middle
-        else:
-            high = middle
-    return low
+def _serves(spec: Gemm, rows: int, schedule: Schedule, device: Device) -> bool:
+    """Whether a schedule is legal for M rows and nearly the best there."""
+    sizes = _sizes(spec, rows)
+    if get(schedule.dataflow).legal(spec, sizes, schedule, device) is not None:
+        return False
+    took = weighed(schedule, seconds(spec, sizes, schedule, device), device)
+    return took <= KEEP * _best(spec, rows, device)[1]
+
+
+@lru_cache(maxsize=4096)
+def _best(spec: Gemm, rows: int, device: Device) -> tuple[Schedule, float]:
+    sizes = _sizes(spec, rows)
+    timed = [
+        (each, weighed(each, seconds(spec, sizes, each, device), device))
+        for each in _defaults(spec, sizes, device)
+    ]
+    return min(timed, key=lambda each: each[1])
 
 
 def _sizes(spec: Gemm, rows: int) -> tuple[int, ...]:
     return (1, rows) if spec.batched else (rows,)
-
-
-def _winner(spec: Gemm, rows: int, device: Device) -> str:
-    sizes = _sizes(spec, rows)
-    return min(_defaults(spec, sizes, device), key=lambda each: seconds(spec, sizes, each, device)).dataflow
-
-
-def _schedule(spec: Gemm, rows: int, device: Device, name: str) -> Schedule:
-    return LIBRARY if name == LIBRARY.dataflow else get(name).default(spec, _sizes(spec, rows), device)

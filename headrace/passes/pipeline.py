@@ -11,6 +11,7 @@ from headrace.errors import PassSyntaxError
 from headrace.ir.graph import Graph
 from headrace.ir.spec.operand import split
 from headrace.passes.base import Pass
+from headrace.passes.bound_scores import BoundScores
 from headrace.passes.canonicalize import Canonicalize
 from headrace.passes.claim import Policy
 from headrace.passes.fuse_epilogue import FuseEpilogue
@@ -19,11 +20,13 @@ from headrace.passes.recognise_attention import RecogniseAttention
 from headrace.passes.recognise_gemm import RecogniseGemm
 from headrace.passes.recognise_rows import RecogniseRows
 from headrace.passes.unclaimed import Unclaimed
+from headrace.passes.unify import Licences, Unify
 
 PASSES: dict[str, type[Pass]] = {
     kind.name: kind
     for kind in (
-        Canonicalize, RecogniseAttention, RecogniseGemm, FuseSiblings, FuseEpilogue, RecogniseRows, Unclaimed,
+        Canonicalize, RecogniseAttention, BoundScores, Unify, RecogniseGemm, FuseSiblings, FuseEpilogue,
+        RecogniseRows, Unclaimed,
     )
 }  # fmt: skip
 
@@ -35,18 +38,21 @@ class Pipeline:
     passes: tuple[Pass, ...]
 
     @classmethod
-    def default(cls, claim: Policy | None = None) -> Pipeline:
-        """The order that the compiler uses, under a policy of what to claim.
+    def default(cls, claim: Policy | None = None, licences: Licences | None = None) -> Pipeline:
+        """The order that the compiler uses, under a policy of what to claim and a calibration's licences.
 
         Attention comes first, since its two products would otherwise be taken as Gemms and its softmax as
-        Rows; siblings before epilogues, since a gate joins two siblings; rows last, when the readers of a
-        norm are known to be kernels.
+        Rows, and is at once given the stabilizers that bounds or a calibration permit; siblings before
+        epilogues, since a gate joins two siblings; rows last, when the readers of a norm are known to be
+        kernels.
         """
         policy = claim or Policy()
         return cls(
             (
                 Canonicalize(),
                 RecogniseAttention(policy),
+                BoundScores(),
+                Unify(licences or Licences()),
                 RecogniseGemm(policy),
                 FuseSiblings(),
                 FuseEpilogue(),
@@ -96,6 +102,8 @@ def parse_pass(text: str) -> Pass:
             )
         if fields[name] == "Policy":
             values[name] = Policy.parse(value)
+        elif fields[name] == "Licences":
+            values[name] = Licences.parse(value)
         elif re.fullmatch(r"\d+", value):
             values[name] = int(value)
         else:

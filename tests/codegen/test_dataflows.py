@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from codegen_cases import CPU
 
-from headrace.codegen import dataflows, library, targets
+from headrace.codegen import dataflows, families, library, targets
 from headrace.codegen.dataflows import DATAFLOWS
 from headrace.ir.schedule import Schedule
 from headrace.ir.spec import parse_spec
@@ -19,7 +19,10 @@ def test_defaults_are_legal_and_every_knob_value_is_known(device, dtype: str) ->
     for example in targets.examples(dtype):
         spec = parse_spec(example.spec)
         offered = dataflows.dataflows(spec, example.sizes, device)
-        assert example.dataflow in {flow.name for flow in offered}
+        gains = families.offered(example.dataflow, spec, example.sizes, device)
+        assert gains == (example.dataflow in {flow.name for flow in offered})
+        assert gains or example.dataflow.startswith("stream")
+        example.schedule(device)
         assert offered[-1].name == "library"
         for flow in offered:
             default = flow.default(spec, example.sizes, device)
@@ -60,7 +63,7 @@ def test_float64_is_for_the_library() -> None:
 
 def test_shared_memory_and_registers_bound_tiles_on_a_gpu() -> None:
     a100 = targets.GPU_TARGETS["cuda:80"]
-    spec = parse_spec(targets.examples()[5].spec)
+    spec = parse_spec(next(e.spec for e in targets.examples() if e.dataflow == "tiled"))
     flow = dataflows.get("tiled")
     default = dict(flow.default(spec, (2048,), a100).knobs)
     deep = Schedule("tiled", tuple((default | {"block_k": 256, "num_stages": 5}).items()))
@@ -85,4 +88,16 @@ def test_no_dataflow_but_the_library_takes_empty_sizes() -> None:
 def test_a_plain_product_and_softmax_reach_torch_directly() -> None:
     spec = parse_spec(targets.examples()[0].spec)
     assert callable(library.function(spec))
-    assert set(DATAFLOWS) == {"prefill", "decode", "gemv", "flat", "tiled", "row", "row_loop", "library"}
+    assert set(DATAFLOWS) == {
+        "prefill",
+        "decode",
+        "stream_decode",
+        "gemv",
+        "flat",
+        "tiled",
+        "stream_k",
+        "row",
+        "row_loop",
+        "row_split",
+        "library",
+    }

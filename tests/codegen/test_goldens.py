@@ -32,6 +32,8 @@ CASES = {
     "gemv_qkv": (QKV, "gemv", (1,), {}),
     "gemv_down_two_rows": (DOWN, "gemv", (2,), {}),
     "flat_swiglu_split": (GATE, "flat", (8,), {"split_k": 2, "block_k": 64}),
+    "flat_down_swapped": (DOWN, "flat", (8,), {"swap": 1, "block_k": 64}),
+    "stream_k_qkv": (QKV, "stream_k", (8,), {"workers": 7, "block_k": 64}),
     "tiled_qkv": (QKV, "tiled", (64,), {}),
     "prefill_cache": (CACHE, "prefill", (1, 64, 512), {}),
     "decode_cache": (CACHE, "decode", (1, 1, 512), {}),

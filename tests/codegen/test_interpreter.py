@@ -18,6 +18,8 @@ ROWS = ("Rows{inputs=[x:f32[rn], a:f32[r]]; reductions=[m = max(x), s = sum(exp(
         "outputs=[f32 = div(exp(sub(x, m)), s), f32 = mul(a, log(s))]; reduced=[1]}")
 run(GEMM, "gemv", (3,))
 run(GEMM, "flat", (3,), split_k=2, block_k=16)
+run(GEMM, "flat", (3,), swap=1, split_k=1, block_k=16)
+run(GEMM, "stream_k", (3,), workers=3, block_k=16, block_n=16, block_m=4)
 run(GEMM, "tiled", (20,))
 run(ATTENTION, "prefill", (1, 20, 40))
 run(ATTENTION, "decode", (1, 1, 40), splits=2, block_j=16)

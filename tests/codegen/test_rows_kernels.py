@@ -32,7 +32,8 @@ def test_norm_and_softmax(spec: str, flow: str, dtype: str) -> None:
 @pytest.mark.parametrize("block_r", [1, 4])
 @pytest.mark.parametrize("flow", FLOWS)
 def test_row_lengths_and_rows_per_program(flow: str, block_r: int, rows: int, length: int) -> None:
-    run(SOFTMAX.format("f32"), flow, (rows, length), block_r=block_r)
+    exact = {"stabilizer": "three_pass"} if flow == "row_loop" else {}
+    run(SOFTMAX.format("f32"), flow, (rows, length), block_r=block_r, **exact)
 
 
 @pytest.mark.parametrize("block_r", [1, 2])

@@ -8,7 +8,6 @@ oracle that knows nothing of either must agree on.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import pathlib
 import random
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from headrace.codegen.cpu.direct import gpu_target
 from headrace.codegen.cpu.lower import INTERNAL, lower
 from headrace.codegen.cpu.parse import parse
 from headrace.errors import UnsupportedTtir
+from tests.jit_text import load_kernel
 
 Args = dict[str, Any]
 TYPES = {
@@ -107,18 +107,6 @@ def kernel_text(parameters: str, *lines: str, helpers: str = "") -> str:
     """Source of a module with one kernel."""
     body = "\n".join("    " + line for text in lines for line in text.split("\n"))
     return f"{HEADER}{helpers}@triton.jit\ndef kernel({parameters}):\n{body}\n"
-
-
-def load_kernel(text: str, folder: pathlib.Path) -> Any:
-    """The function ``kernel`` of a module's text; Triton reads its source from a file."""
-    path = folder / f"campaign_{hashlib.sha256(text.encode()).hexdigest()[:16]}.py"
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.kernel
 
 
 def type_name(value: object) -> str:

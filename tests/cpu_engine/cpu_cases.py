@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cpu_kernels as k
+import cpu_tile_kernels as t
 import torch
 
 TYPES = {
@@ -170,7 +171,7 @@ CASES = [
     ),
     Case(
         "softmax",
-        k.softmax_rows,
+        t.softmax_rows,
         (5, 1, 1),
         lambda g: {"x": _n(g, 5, 100), "o": _z(5, 100), "n": 100, "stride": 100},
         {"BLOCK": 128},
@@ -178,7 +179,7 @@ CASES = [
     ),
     Case(
         "layer_norm",
-        k.layer_norm,
+        t.layer_norm,
         (3, 1, 1),
         lambda g: {"x": _n(g, 3, 70), "w": _n(g, 70), "o": _z(3, 70), "n": 70, "eps": 1e-5},
         {"BLOCK": 32},
@@ -186,7 +187,7 @@ CASES = [
     ),
     Case(
         "reductions",
-        k.reductions,
+        t.reductions,
         (1, 1, 1),
         lambda g: {
             "x": _n(g, 8, 16),
@@ -197,24 +198,29 @@ CASES = [
         {"M": 8, "N": 16},
         1e-6,
     ),
-    Case("arg_extremes_with_ties", k.arg_extremes, (3, 1, 1), _ties, {"N": 32}),
+    Case("arg_extremes_with_ties", t.arg_extremes, (3, 1, 1), _ties, {"N": 32}),
     Case("nan_rules", k.nan_rules, (1, 1, 1), _nans, {"BLOCK": 32}),
     Case(
-        "scans", k.scans, (1, 1, 1), lambda g: {"x": _n(g, 8, 16), "o": _z(3, 8, 16)}, {"R": 8, "C": 16}, 1e-5
+        "scans",
+        t.scans,
+        (1, 1, 1),
+        lambda g: {"x": _n(g, 8, 16), "o": _z(3, 8, 16)},
+        {"R": 8, "C": 16},
+        1e-5,
     ),
     Case(
         "linear_recurrence",
-        k.linear_recurrence,
+        t.linear_recurrence,
         (1, 1, 1),
         lambda g: {"a": _n(g, 16, 4), "b": _n(g, 16, 4), "o": _z(16, 4)},
         {"R": 16, "C": 4},
         1e-5,
     ),
-    Case("matmul_f32", k.matmul, (2, 2, 1), _matmul(torch.float32), {"BM": 16, "BN": 32, "BK": 16}, 1e-6),
-    Case("matmul_f16", k.matmul, (2, 2, 1), _matmul(F16), {"BM": 16, "BN": 32, "BK": 16}, 1e-3),
+    Case("matmul_f32", t.matmul, (2, 2, 1), _matmul(torch.float32), {"BM": 16, "BN": 32, "BK": 16}, 1e-6),
+    Case("matmul_f16", t.matmul, (2, 2, 1), _matmul(F16), {"BM": 16, "BN": 32, "BK": 16}, 1e-3),
     Case(
         "matmul_bf16",
-        k.matmul,
+        t.matmul,
         (2, 2, 1),
         _matmul(BF16),
         {"BM": 16, "BN": 32, "BK": 16},
@@ -223,7 +229,7 @@ CASES = [
     ),
     Case(
         "int8_dot",
-        k.int8_dot,
+        t.int8_dot,
         (1, 1, 1),
         lambda g: {
             "a": _i(g, -128, 128, 16, 32, dtype=torch.int8),
@@ -235,7 +241,7 @@ CASES = [
     ),
     Case(
         "batched_dot",
-        k.batched_dot,
+        t.batched_dot,
         (1, 1, 1),
         lambda g: {"a": _n(g, 2, 8, 16), "b": _n(g, 2, 16, 8), "o": _z(2, 8, 8)},
         {"B": 2, "M": 8, "K": 16},
@@ -243,7 +249,7 @@ CASES = [
     ),
     Case(
         "flash_f32",
-        k.flash,
+        t.flash,
         (3, 2, 1),
         _flash(torch.float32),
         {"D": 16, "BM": 16, "BN": 16, "CAUSAL": False},
@@ -251,7 +257,7 @@ CASES = [
     ),
     Case(
         "flash_f16_causal",
-        k.flash,
+        t.flash,
         (3, 2, 1),
         _flash(F16),
         {"D": 16, "BM": 16, "BN": 16, "CAUSAL": True},
@@ -259,7 +265,7 @@ CASES = [
     ),
     Case(
         "flash_bf16",
-        k.flash,
+        t.flash,
         (3, 2, 1),
         _flash(BF16),
         {"D": 16, "BM": 16, "BN": 16, "CAUSAL": False},
@@ -308,7 +314,7 @@ CASES = [
         {"N": 32},
         1e-5,
     ),
-    Case("row_swap", k.row_swap, (1, 1, 1), lambda g: {"x": _n(g, 8, 32)}, {"M": 8, "N": 32}, 1e-6),
+    Case("row_swap", t.row_swap, (1, 1, 1), lambda g: {"x": _n(g, 8, 32)}, {"M": 8, "N": 32}, 1e-6),
     Case(
         "conditional_store",
         k.conditional_store,
@@ -338,14 +344,14 @@ CASES = [
     ),
     Case(
         "shuffles",
-        k.shuffles,
+        t.shuffles,
         (1, 1, 1),
         lambda g: {"x": _n(g, 32), "k": _i(g, 0, 99, 32), "o": _z(8 * 32), "oi": _z(8, dtype=torch.int32)},
         {"N": 32},
     ),
     Case(
         "gather_columns",
-        k.gather_columns,
+        t.gather_columns,
         (1, 1, 1),
         lambda g: {"x": _n(g, 8, 16), "k": _i(g, 0, 16, 8, 16), "o": _z(8, 16)},
         {"R": 8, "C": 16},

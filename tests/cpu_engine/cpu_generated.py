@@ -8,12 +8,8 @@ Every kernel has the same parameters, so one launch fits all: ``x`` f32 [M, N], 
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
-import pathlib
 import random
 from dataclasses import dataclass
-from typing import Any
 
 HEADER = """import triton
 import triton.language as tl
@@ -182,18 +178,6 @@ def source(seed: int) -> str:
             body += ["    tile = tile * 0.5 + e"]
         body += ["result = total + worst + tl.sum(tile, 1) + count", "tl.store(r + rr, result, mask=rr < M)"]
     return HEADER + "\n".join("    " + line for line in body) + "\n"
-
-
-def build(text: str, folder: pathlib.Path) -> Any:
-    """The kernel in a module's text as a ``@triton.jit`` function (Triton reads its source from a file)."""
-    path = folder / f"generated_{hashlib.sha256(text.encode()).hexdigest()[:16]}.py"
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.kernel
 
 
 def sizes(seed: int) -> tuple[int, int, int, int]:

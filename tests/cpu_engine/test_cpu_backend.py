@@ -9,6 +9,7 @@ import sys
 import textwrap
 
 import cpu_kernels as k
+import cpu_tile_kernels as tiles
 import pytest
 import torch
 import triton
@@ -238,7 +239,7 @@ def test_an_unknown_feature_set_is_an_error() -> None:
 
 def test_direct_and_launched_kernels_agree() -> None:
     x, first, second = torch.randn(5, 100), torch.zeros(5, 100), torch.zeros(5, 100)
-    k.softmax_rows[(5,)](x, first, 100, 100, BLOCK=128)
+    tiles.softmax_rows[(5,)](x, first, 100, 100, BLOCK=128)
     signature = {"x": "*fp32", "o": "*fp32", "n": "i32", "stride": "i32"}
-    compile_direct(k.softmax_rows, signature, {"BLOCK": 128})(5, 1, 1, x, second, 100, 100)
+    compile_direct(tiles.softmax_rows, signature, {"BLOCK": 128})(5, 1, 1, x, second, 100, 100)
     torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-7)

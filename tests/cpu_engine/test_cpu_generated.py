@@ -6,10 +6,11 @@ import pathlib
 
 import pytest
 import torch
-from cpu_generated import DOT_SIGNATURE, SIGNATURE, build, dot_case, sizes, source
+from cpu_generated import DOT_SIGNATURE, SIGNATURE, dot_case, sizes, source
 
 from headrace.codegen.cpu import target
 from headrace.codegen.cpu.direct import compile_direct
+from tests.jit_text import load_kernel
 
 # Kernels of these shapes are all within what the vector lowering takes, so declining one fails a test.
 pytestmark = pytest.mark.skipif(
@@ -41,7 +42,7 @@ def arguments(seed: int) -> dict[str, torch.Tensor | int | float]:
 def run(seed: int, engine: str, folder: pathlib.Path) -> dict[str, torch.Tensor]:
     m, _, bm, bn = sizes(seed)
     kernel = compile_direct(
-        build(source(seed), folder), SIGNATURE, {"BM": bm, "BN": bn}, options={"engine": engine}
+        load_kernel(source(seed), folder), SIGNATURE, {"BM": bm, "BN": bn}, options={"engine": engine}
     )
     values = arguments(seed)
     kernel(-(-m // bm), 1, 1, *values.values())
@@ -76,7 +77,7 @@ def compare_dot(seed: int, folder: pathlib.Path) -> None:
     for engine in ("reference", "vector"):
         o = torch.full((case.m, case.n), float("nan"))
         meta = {"BM": case.bm, "BN": case.bn, "BK": case.bk}
-        kernel = compile_direct(build(case.text, folder), signature, meta, options={"engine": engine})
+        kernel = compile_direct(load_kernel(case.text, folder), signature, meta, options={"engine": engine})
         kernel(-(-case.m // case.bm), -(-case.n // case.bn), 1, a, b, d, row, o, case.m, case.n, case.k)
         results.append(o.double())
     wanted, found = results

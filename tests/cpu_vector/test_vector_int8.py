@@ -75,6 +75,27 @@ def test_gemv_with_int8_weights(level: str, dtype: torch.dtype, kk: int):
     assert worst(y, s.double() * (w.double() @ x.double())) < 2e-6
 
 
+@pytest.mark.parametrize("kk", [256, 1000])
+def test_every_byte_is_converted_exactly(level: str, kk: int):
+    w = (torch.arange(kk)[None, :] * 37 + torch.arange(70)[:, None] * 11).to(torch.int8)
+    assert w.unique().numel() == 256
+    x, y = torch.randint(-8, 9, (kk,)), torch.empty(70)
+    run(k.weight_gemv, [3], x.bfloat16(), w, torch.ones(70), y, 70, kk, BN=32, BK=128)
+    assert torch.equal(y.long(), w.long() @ x)  # sums below 2^24
+
+
+def test_bytes_against_infinities_and_nan(level: str):
+    w = integers(70, 256)
+    w[:, 3] = torch.arange(70) - 35
+    for special in (float("inf"), float("-inf"), float("nan")):
+        x, y = torch.randn(256).bfloat16(), torch.empty(70)
+        x[3] = special
+        run(k.weight_gemv, [3], x, w, torch.ones(70), y, 70, 256, BN=32, BK=128)
+        expected = (w.float() * x.float()).sum(1)  # NaN where the weight is 0
+        assert torch.equal(y.isnan(), expected.isnan())
+        assert torch.equal(y[y.isinf()], expected[expected.isinf()])
+
+
 @pytest.mark.parametrize(("m", "bm"), [(1, 1), (13, 16), (32, 32)])
 def test_matmul_with_int8_weights(level: str, m: int, bm: int):
     w, x = integers(70, 200), torch.randn(m, 200).bfloat16()

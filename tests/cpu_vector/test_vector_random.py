@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pathlib
 
 import pytest
@@ -10,15 +9,13 @@ import random_kernels
 import torch
 from vector_support import run
 
+from tests.jit_text import load_kernel
+
 
 @pytest.mark.parametrize("seed", range(30))
 def test_random_kernel_matches_the_reference(seed: int, tmp_path: pathlib.Path):
     text, bm, bn = random_kernels.source(seed)
-    path = tmp_path / f"random_{seed}.py"
-    path.write_text(text)
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    kernel = load_kernel(text, tmp_path, "k")
     torch.manual_seed(seed)
     for rows, cols, bound, steps in (
         (bm, bn, bn // 2, 2),
@@ -27,8 +24,8 @@ def test_random_kernel_matches_the_reference(seed: int, tmp_path: pathlib.Path):
     ):
         before = [torch.randn(bm * bn + 8) for _ in range(8)]
         ours, theirs = ([t.clone() for t in before] for _ in range(2))
-        run(module.k, [1], *ours, rows, cols, bound, steps)
-        run(module.k, [1], *theirs, rows, cols, bound, steps, engine="reference")
+        run(kernel, [1], *ours, rows, cols, bound, steps)
+        run(kernel, [1], *theirs, rows, cols, bound, steps, engine="reference")
         for a, e in zip(ours, theirs, strict=True):
             assert torch.equal(a.isnan(), e.isnan())
             scale = e[e.isfinite()].abs().max()

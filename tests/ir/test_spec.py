@@ -112,7 +112,8 @@ def rows(draw: st.DrawFn) -> Rows:
             )
         )
         names.append(f"m{at}")
-    return Rows(inputs, tuple(reductions), (Output(draw(DTYPES), draw(expressions(names))),))
+    outputs = (Output(draw(DTYPES), draw(expressions(names))),)
+    return Rows(inputs, tuple(reductions), outputs, phi=draw(st.none() | st.integers(-(1 << 20), 1 << 20)))
 
 
 @settings(max_examples=150, deadline=None)

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 
 import pytest
 
 from headrace.codegen.dataflows import dataflows, get
+from headrace.errors import DeviceError
 from headrace.ir.device import Backend, Device
+from headrace.ir.devices import RECORDS, named
 from headrace.ir.evidence import Answer, NoEvidence, Rung
 from headrace.ir.schedule import LIBRARY, Schedule
 from headrace.ir.spec import Gemm, Spec, parse_spec
-from headrace.passes.choose import rank, regimes
-from headrace.passes.cost import SECONDS, seconds
+from headrace.passes.choose import KEEP, rank, regimes, weighed
+from headrace.passes.cost import seconds
 
 CPU = Device("cpu", Backend.CPU, "x86_64", 8, ("avx512f",), 1 << 20, 32 << 20, 0, 1, 80e9, 8e11, 1.6e12, 5e-6)
-A100 = Device(
-    "A100", Backend.CUDA, "sm_80", 108, (), 164 << 10, 40 << 20, 65536, 32, 1.55e12, 19.5e12, 312e12, 4e-6
-)
+A100 = named("NVIDIA A100-SXM4-80GB")
 DEVICES = [pytest.param(CPU, id="cpu"), pytest.param(A100, id="a100")]
 
 SPECS: list[tuple[str, tuple[int, ...]]] = [
@@ -35,6 +36,14 @@ SPECS: list[tuple[str, tuple[int, ...]]] = [
         (5, 1000),
     ),
 ]
+
+
+def product(n: int, k: int) -> Gemm:
+    spec = parse_spec(
+        f"Gemm{{x=f16; weights=[w0:f16[{n},{k}]nk]; extras=[]; outputs=[f16 = acc_w0]; batched=false}}"
+    )
+    assert isinstance(spec, Gemm)
+    return spec
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,8 @@ def test_every_candidate_is_legal_and_the_library_is_one(
         assert (each.seconds or 0.0) > 0
         assert each.voice == "heuristic"
         assert each.rung is Rung.DEFAULT
-    assert [each.seconds for each in ranked] == sorted(each.seconds or 0.0 for each in ranked)
+    order = [weighed(each.schedule, each.seconds or 0.0, device) for each in ranked]
+    assert order == sorted(order)
 
 
 def test_the_database_leads_whatever_the_model_thinks() -> None:
@@ -93,38 +103,49 @@ def test_a_gemv_wins_one_row_and_not_a_thousand() -> None:
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(("n", "k"), [(4096, 4096), (12288, 4096), (1536, 576)])
 def test_regimes_change_exactly_where_the_model_does(n: int, k: int, device: Device) -> None:
-    spec = parse_spec(
-        f"Gemm{{x=f16; weights=[w0:f16[{n},{k}]nk]; extras=[]; outputs=[f16 = acc_w0]; batched=false}}"
-    )
-    assert isinstance(spec, Gemm)
+    spec = product(n, k)
     found = regimes(spec, device)
-    bounds = [each.rows for each in found]
-    assert bounds[-1] is None
-    ends = [bound for bound in bounds if bound is not None]
+    ends = [each.rows for each in found if each.rows is not None]
+    assert found[-1].rows is None
+    assert len(ends) == len(found) - 1
     assert ends == sorted(set(ends))
     assert found[0].schedule.dataflow == "gemv"
+
+    def lag(schedule: Schedule, rows: int) -> float:
+        best = rank(spec, (rows,), device, NoEvidence())[0]
+        took = weighed(schedule, seconds(spec, (rows,), schedule, device), device)
+        return took / weighed(best.schedule, best.seconds or 0.0, device)
+
+    low = 1
     for here, there in itertools.pairwise(found):
         assert here.rows is not None
-        assert here.schedule.dataflow != there.schedule.dataflow
-        assert rank(spec, (here.rows,), device, NoEvidence())[0].schedule.dataflow == here.schedule.dataflow
-        assert (
-            rank(spec, (here.rows + 1,), device, NoEvidence())[0].schedule.dataflow == there.schedule.dataflow
-        )
+        for rows in {low, (low + here.rows) // 2, here.rows}:
+            assert get(here.schedule.dataflow).legal(spec, (rows,), here.schedule, device) is None
+        assert lag(here.schedule, low) == 1.0
+        assert lag(here.schedule, here.rows) <= KEEP
+        after = here.rows + 1
+        illegal = get(here.schedule.dataflow).legal(spec, (after,), here.schedule, device) is not None
+        assert illegal or lag(here.schedule, after) > KEEP
+        assert lag(there.schedule, after) == 1.0
+        low = after
 
 
-def test_a_large_matrix_on_a_large_gpu_has_three_regimes() -> None:
-    spec = parse_spec(
-        "Gemm{x=f16; weights=[w0:f16[12288,4096]nk]; extras=[]; outputs=[f16 = acc_w0]; batched=false}"
-    )
-    assert isinstance(spec, Gemm)
-    names = [each.schedule.dataflow for each in regimes(spec, A100)]
-    assert names[:2] == ["gemv", "flat"]
+def test_a_large_matrix_on_a_large_gpu_goes_from_vector_to_matrix_units() -> None:
+    names = [each.schedule.dataflow for each in regimes(product(12288, 4096), A100)]
+    assert names[0] == "gemv"
+    assert names[1] in ("flat", "stream_k")
     assert names[-1] in ("tiled", "library")
 
 
-def test_the_model_is_a_roofline() -> None:
-    text = str(SECONDS)
-    assert all(name in text for name in ("flops", "bytes", "launches", "programs", "chip", "units"))
+@pytest.mark.parametrize(("n", "k", "m"), [(512, 8192, 8), (1024, 16384, 16), (256, 4096, 4)])
+def test_k_is_split_where_the_tiles_of_n_fill_less_than_half_of_the_units(n: int, k: int, m: int) -> None:
+    ours = [each for each in rank(product(n, k), (m,), A100, NoEvidence()) if each.schedule != LIBRARY]
+    best = dict(ours[0].schedule.knobs)
+    assert ours[0].schedule.dataflow in ("flat", "stream_k")
+    assert best.get("split_k", 2) > 1
+
+
+def test_a_call_takes_at_least_its_bytes_and_not_much_more() -> None:
     spec, sizes = parse_spec(SPECS[0][0]), (1,)
     schedule = get("gemv").default(spec, sizes, A100)
     time = seconds(spec, sizes, schedule, A100)
@@ -132,6 +153,24 @@ def test_the_model_is_a_roofline() -> None:
     assert weights / A100.bandwidth < time < 4 * weights / A100.bandwidth + 2 * A100.launch_seconds
 
 
-def test_a_device_that_knows_nothing_of_itself_still_ranks() -> None:
-    blank = Device("unknown", Backend.CPU, "x86_64", 1)
-    assert rank(parse_spec(SPECS[0][0]), (1,), blank, NoEvidence())
+@pytest.mark.parametrize(
+    ("device", "figure"),
+    [
+        (Device("unknown", Backend.CPU, "x86_64", 1), "flops"),
+        (RECORDS["AMD Instinct MI308X"].device, "(flops|bandwidth)"),
+        (replace(A100, bandwidth=0.0), "bandwidth"),
+        (replace(A100, bandwidth=float("nan")), "bandwidth"),
+    ],
+    ids=["cpu", "mi308x", "no bandwidth", "nan"],
+)
+def test_where_a_figure_is_missing_the_library_leads_and_the_reason_names_it(
+    device: Device, figure: str
+) -> None:
+    spec = product(4096, 4096)
+    ranked = rank(spec, (8,), device, NoEvidence())
+    assert ranked[0].schedule == LIBRARY
+    assert {each.seconds for each in ranked} == {None}
+    assert re.search(figure, ranked[0].reason)
+    assert [each.schedule for each in regimes(spec, device)] == [LIBRARY]
+    with pytest.raises(DeviceError, match=figure):
+        seconds(spec, (8,), LIBRARY, device)

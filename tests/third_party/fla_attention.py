@@ -35,7 +35,7 @@ from fla_support import (
     share,
     unit,
 )
-from third_party_case import Case
+from third_party_case import Case, Inputs
 
 
 def attnres(query: Tensor, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
@@ -47,12 +47,16 @@ def attnres(query: Tensor, x: Tensor, y: Tensor, weight: Tensor) -> Tensor:
 def attention_cases(d: torch.dtype, quick: bool) -> list[Case]:
     """Operators that look at all keys."""
     case = partial(fla_case, d=d)
-    heads = lambda: {  # noqa: E731  # grouped queries
-        "q": leaf(B, T, 4, 32, dtype=d),
-        "k": leaf(B, T, 2, 32, dtype=d),
-        "v": leaf(B, T, 2, 48, dtype=d),
-    }
-    whole = lambda: qkv(d, 32, 32)  # noqa: E731
+    whole = partial(qkv, d, 32, 32)
+
+    def heads() -> Inputs:
+        """Grouped queries."""
+        return {
+            "q": leaf(B, T, 4, 32, dtype=d),
+            "k": leaf(B, T, 2, 32, dtype=d),
+            "v": leaf(B, T, 2, 48, dtype=d),
+        }
+
     return [
         case("attn", heads, ops.parallel_attn, first(naive_parallel_attn), quick=quick),
         case("attn-gated", lambda: {**heads(), "g": gate(B, T, 4)}, ops.parallel_attn, gated_attention),

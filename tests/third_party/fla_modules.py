@@ -34,16 +34,22 @@ from fla_support import (
     shift_tokens,
 )
 from third_party_case import Case
+from torch import Tensor
 
 
 def modules_cases(d: torch.dtype, quick: bool) -> list[Case]:
     """Building blocks of the layers."""
     case = partial(fla_case, d=d)
     x = partial(leaf, B, T, 96, dtype=d)
-    w = lambda: (torch.randn(96) + 1).to(d).requires_grad_()  # noqa: E731
     cos = torch.outer(torch.arange(T), torch.rand(16)).cos()
     sin = torch.outer(torch.arange(T), torch.rand(16)).sin()
-    labels = lambda: torch.cat([torch.randint(0, 500, (18,)), torch.full((2,), -100)])  # noqa: E731
+
+    def w() -> Tensor:
+        return (torch.randn(96) + 1).to(d).requires_grad_()
+
+    def labels() -> Tensor:
+        return torch.cat([torch.randint(0, 500, (18,)), torch.full((2,), -100)])
+
     return [
         case(
             "layer_norm",

@@ -54,19 +54,34 @@ from fla_support import (
     units,
 )
 from third_party_case import Case, Inputs
+from torch import Tensor
 
 
 def recurrent_cases(d: torch.dtype, quick: bool) -> list[Case]:
     """Operators that keep a state: chunked and step by step against the recurrence."""
     case = partial(fla_case, d=d)
-    decayed = lambda: {**qkv(d), "g": gate(B, T, H, K, dtype=d)}  # noqa: E731  # one line per operator
-    simple = lambda: {**qkv(d), "g": gate(B, T, H, dtype=torch.float32)}  # noqa: E731
-    delta = lambda: {**units(d), "beta": share(B, T, H, dtype=d)}  # noqa: E731
-    gated = lambda: {**delta(), "g": gate(B, T, H, dtype=torch.float32)}  # noqa: E731
-    keyed = lambda: {**units(d), "g": gate(B, T, H, K, dtype=torch.float32), "beta": share(B, T, H, dtype=d)}  # noqa: E731
-    square = lambda: qkv(d, 32, 32)  # noqa: E731
-    gla = lambda q, k, v, g: naive_recurrent_gla(q, k, v, g)[0]  # noqa: E731
-    slots = lambda: {**qkv(d), "s": leaf(B, T, H, 16, dtype=d), "g": gate(B, T, H, 16, dtype=d)}  # noqa: E731
+    square = partial(qkv, d, 32, 32)
+
+    def decayed() -> Inputs:
+        return {**qkv(d), "g": gate(B, T, H, K, dtype=d)}
+
+    def simple() -> Inputs:
+        return {**qkv(d), "g": gate(B, T, H, dtype=torch.float32)}
+
+    def delta() -> Inputs:
+        return {**units(d), "beta": share(B, T, H, dtype=d)}
+
+    def gated() -> Inputs:
+        return {**delta(), "g": gate(B, T, H, dtype=torch.float32)}
+
+    def keyed() -> Inputs:
+        return {**units(d), "g": gate(B, T, H, K, dtype=torch.float32), "beta": share(B, T, H, dtype=d)}
+
+    def slots() -> Inputs:
+        return {**qkv(d), "s": leaf(B, T, H, 16, dtype=d), "g": gate(B, T, H, 16, dtype=d)}
+
+    def gla(q: Tensor, k: Tensor, v: Tensor, g: Tensor) -> Tensor:
+        return naive_recurrent_gla(q, k, v, g)[0]
 
     def low_rank() -> Inputs:
         a = F.normalize(torch.randn(B, T, H, K), dim=-1)

@@ -95,7 +95,7 @@ def grouped_call(**given: Tensor) -> list[Tensor]:
 
 def _rows(dtype: torch.dtype, quick: bool) -> list[Case]:
     case = partial(_case, variant=TAG[dtype])
-    flat = lambda n: plain(n, dtype=dtype)  # noqa: E731
+    flat = partial(plain, dtype=dtype)
     forward = partial(case, backward=False, quick=quick)
     return [
         forward("vector_add", lambda: {"x": flat(98432), "y": flat(98432)}, calls.add, lambda x, y: x + y),
@@ -133,8 +133,13 @@ def _rows(dtype: torch.dtype, quick: bool) -> list[Case]:
 
 def _matrices(dtype: torch.dtype, quick: bool) -> list[Case]:
     case = partial(_case, variant=TAG[dtype], backward=False, quick=quick)
-    pair = lambda: {"a": plain(130, 72, dtype=dtype), "b": plain(72, 150, dtype=dtype)}  # noqa: E731
-    heads = lambda: {name: leaf(1, 2, 150, 32, dtype=dtype) for name in "qkv"}  # noqa: E731
+
+    def pair() -> Inputs:
+        return {"a": plain(130, 72, dtype=dtype), "b": plain(72, 150, dtype=dtype)}
+
+    def heads() -> Inputs:
+        return {name: leaf(1, 2, 150, 32, dtype=dtype) for name in "qkv"}
+
     return [
         case("matmul", pair, calls.matmul, lambda a, b: a @ b),
         case(

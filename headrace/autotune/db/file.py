@@ -18,15 +18,16 @@ from typing import Any
 from urllib.parse import quote
 
 from filelock import FileLock
-from sqlalchemy import Connection, Engine, create_engine, event, func, select
+from sqlalchemy import Connection, Engine, create_engine, delete, event, func, select
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.pool import QueuePool
 
+from headrace.autotune.db.base import Base
+from headrace.autotune.db.calibrations import CalibrationRow, HeadRow, encode_head
 from headrace.autotune.db.models import (
     APPLICATION_ID,
     SCHEMA_MAJOR,
     SCHEMA_MINOR,
-    Base,
     DecisionRow,
     MetaRow,
     ObservationRow,
@@ -119,6 +120,28 @@ class SqliteFile:
         with self._transaction() as connection:
             rows = connection.execute(select(RunRow.__table__).order_by(RunRow.number))
             return [decode_run(row) for row in rows]  # type: ignore[arg-type]  # a row's columns are untyped
+
+    def put_calibrations(self, rows: Iterable[HeadRow]) -> None:
+        """Store rows in one transaction; what was there under their names goes."""
+        found = list(rows)
+        with self._transaction(write=True) as connection:
+            names = {row.name for row in found}
+            connection.execute(delete(CalibrationRow).where(CalibrationRow.name.in_(names)))
+            if found:
+                values = [encode_head(row) for row in found]
+                connection.execute(insert(CalibrationRow), values)
+
+    def calibrations(self, name: str | None = None) -> list[dict[str, object]]:
+        """The columns of the calibrations of a name (of all, when None), in the order of their keys."""
+        if self.version < (1, 2):
+            return []
+        query = select(CalibrationRow.__table__).order_by(
+            CalibrationRow.name, CalibrationRow.fingerprint, CalibrationRow.place, CalibrationRow.head
+        )
+        if name is not None:
+            query = query.where(CalibrationRow.name == name)
+        with self._transaction() as connection:
+            return [dict(row._mapping) for row in connection.execute(query)]
 
     def put_meta(self, key: str, value: str) -> None:
         with self._transaction(write=True) as connection:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 
 from sqlalchemy import Float, Index, Integer, String
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
+from headrace.autotune.db.base import Base
 from headrace.autotune.db.rows import (
     Check,
     Decision,
@@ -21,12 +22,8 @@ from headrace.autotune.db.rows import (
 from headrace.errors import ObservationError
 
 # A minor step only adds; code reads databases of its own major version. See migrations/versions.
-SCHEMA_MAJOR, SCHEMA_MINOR = 1, 1
+SCHEMA_MAJOR, SCHEMA_MINOR = 1, 2
 APPLICATION_ID = 0x48445243  # "HDRC", so that the file names its owner
-
-
-class Base(DeclarativeBase):
-    """The metadata that a new file is created from."""
 
 
 class ObservationRow(Base):

@@ -14,12 +14,14 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from headrace.autotune.db.calibrations import CalibrationRow, HeadRow, decode_head
 from headrace.autotune.db.file import identity
 from headrace.autotune.db.models import ObservationRow, decode
 from headrace.autotune.db.rows import Observation
 from headrace.errors import DatabaseRefused, ObservationError
 
 _COLUMNS = tuple(column.name for column in ObservationRow.__table__.columns)
+_HEAD_COLUMNS = tuple(column.name for column in CalibrationRow.__table__.columns)
 
 
 _MAGIC = b"SQLite format 3\0"
@@ -103,7 +105,7 @@ def salvage(path: Path) -> dict[str, Observation]:
             raw.row_factory = sqlite3.Row
             # From both ends, each as far as the first unreadable page.
             for order in ("ASC", "DESC"):
-                for row in _readable(raw, order):
+                for row in _readable(raw, "observations", _COLUMNS, order):
                     try:
                         observation = decode({name: row[name] for name in _COLUMNS})
                     except ObservationError:
@@ -114,10 +116,29 @@ def salvage(path: Path) -> dict[str, Observation]:
     return found
 
 
-def _readable(raw: sqlite3.Connection, order: str) -> Iterator[sqlite3.Row]:
+def salvage_calibrations(path: Path) -> tuple[HeadRow, ...]:
+    """As `salvage`, of calibrations. One that lost a site matches no graph any more: nobody uses it."""
+    found: dict[str, HeadRow] = {}
     try:
-        yield from raw.execute(
-            f"SELECT {', '.join(_COLUMNS)} FROM observations NOT INDEXED ORDER BY rowid {order}"
-        )
+        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as raw:
+            raw.text_factory = lambda data: data.decode("utf-8", "replace")
+            raw.row_factory = sqlite3.Row
+            for order in ("ASC", "DESC"):
+                for row in _readable(raw, "calibrations", _HEAD_COLUMNS, order):
+                    try:
+                        head = decode_head({name: row[name] for name in _HEAD_COLUMNS})
+                    except ObservationError:
+                        continue
+                    found[head.id] = head
+    except (sqlite3.Error, OSError, UnicodeDecodeError):
+        pass
+    return tuple(found.values())
+
+
+def _readable(
+    raw: sqlite3.Connection, table: str, columns: tuple[str, ...], order: str
+) -> Iterator[sqlite3.Row]:
+    try:
+        yield from raw.execute(f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED ORDER BY rowid {order}")
     except (sqlite3.Error, UnicodeDecodeError, OverflowError):
         return

@@ -18,9 +18,10 @@ from typing import Self, TypeVar
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from headrace.autotune.db.calibrations import HeadRow, decode_head
 from headrace.autotune.db.file import SqliteFile, identity
 from headrace.autotune.db.models import decode
-from headrace.autotune.db.recovery import Fault, fault_of, salvage, set_aside
+from headrace.autotune.db.recovery import Fault, fault_of, salvage, salvage_calibrations, set_aside
 from headrace.autotune.db.rows import Decision, Observation, Run
 from headrace.errors import ObservationError
 from headrace.ir.spec.operand import digest
@@ -64,6 +65,7 @@ class Store:
         self._decisions: dict[tuple[str, str, tuple[int, ...]], Decision] = {}
         self._runs: list[Run] = []
         self._facts: dict[str, str] = {}
+        self._calibrations: dict[str, tuple[HeadRow, ...]] = {}
         self._damaged: set[str] = set()
         self._retry_at = 0.0
         self.revision = 0
@@ -174,6 +176,34 @@ class Store:
         """Tuning runs in the order they ended."""
         return (*(self._read(lambda file: file.runs()) or ()), *self._runs)
 
+    def record_calibrations(self, rows: Iterable[HeadRow]) -> bool:
+        """Keep calibrations, whole or not at all; those of the same names go.
+
+        Returns False, with nothing kept, where the store has a file that cannot be written: a calibration
+        that is gone after this process would be a licence that nobody can look up.
+        """
+        found = tuple(rows)
+        with self._lock:
+            self.revision += 1
+            if self._file is not None:
+                return self._write(lambda file: file.put_calibrations(found))
+            for name in {row.name for row in found}:
+                self._calibrations[name] = tuple(row for row in found if row.name == name)
+            return True
+
+    def calibrations(self, name: str | None = None) -> tuple[HeadRow, ...]:
+        """The rows of a calibration (of all, when None) by fingerprint, place and head; no damaged ones."""
+        found: list[HeadRow] = []
+        for columns in self._read(lambda file: file.calibrations(name)) or ():
+            try:
+                found.append(decode_head(columns))
+            except ObservationError:
+                self._damaged.add(str(columns.get("id")))
+        with self._lock:
+            kept = [row for rows in self._calibrations.values() for row in rows]
+        found += [row for row in kept if name is None or row.name == name]
+        return tuple(sorted(found, key=lambda row: (row.name, row.fingerprint, row.place, row.head)))
+
     def remember(self, key: str, value: str) -> None:
         """Keep a fact that is dear to find out, such as a measured bandwidth."""
         with self._lock:
@@ -199,6 +229,11 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def writable(self) -> bool:
+        """Whether there is a file that can be written."""
+        return self._writable
 
     @property
     def _writable(self) -> bool:
@@ -296,6 +331,7 @@ class Store:
                 return file
             saved = salvage(aside)
             file.insert(saved.values())
+            file.put_calibrations(salvage_calibrations(aside))
         except _TROUBLE as problem:
             self._warn(
                 f"the database {path} is damaged and cannot be replaced ({_first_line(problem)}); "

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from headrace.codegen import stabilizers
 from headrace.codegen.attention import plans as attention
+from headrace.codegen.attention.bounds import bounds
 from headrace.codegen.knobs import (
     MAX_TILE,
     Choices,
@@ -22,8 +24,9 @@ from headrace.codegen.knobs import (
 from headrace.codegen.plan import cdiv, next_power_of_two
 from headrace.ir.device import Backend, Device
 from headrace.ir.dtype import DType
+from headrace.ir.expr import refs
 from headrace.ir.schedule import Knob, Schedule, Value
-from headrace.ir.spec import Attention, Spec
+from headrace.ir.spec import Attention, Spec, Stabilizer
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class PrefillChoices:
                 # Enough rows that reading a tile of keys costs little; causal masks waste half a tile.
                 Knob("block_i", nearest(values_i, min(64, next_power_of_two(sizes[1]))), values_i),
                 Knob("block_j", 64, values_j),
+                *_stabilizers(spec, device),
             )
         # Chosen by what the builds of `targets.py` need: the largest tiles whose registers do not spill.
         warps, stages = 4, 1 if single or device.backend is Backend.ROCM else 2
@@ -53,13 +57,14 @@ class PrefillChoices:
         fitting = nearest(values_i, max(16, min(block_i, next_power_of_two(sizes[1]))))
         warps = warps if fitting == block_i else 4
         return (Knob("block_i", fitting, values_i), Knob("block_j", block_j, values_j),
-                *launch_knobs(device, warps, stages))  # fmt: skip
+                *_stabilizers(spec, device), *launch_knobs(device, warps, stages))  # fmt: skip
 
     def legal(self, spec: Spec, sizes: Sizes | None, schedule: Schedule, device: Device) -> str | None:
         assert isinstance(spec, Attention)
         least = 16 if gpu(device) else 1
         ranges: dict[str, tuple[Value, ...]] = {"block_i": powers(least, 256), "block_j": powers(16, 256)}
-        reason = unknown(schedule, ranges | launch_ranges(device, True))
+        ranges |= stabilizers.ranges(spec.normalizer) | launch_ranges(device, True)
+        reason = unknown(schedule, ranges) or _refused(spec, schedule, device)
         return reason or _attention_limits(spec, int(dict(schedule.knobs)["block_i"]), schedule, device)
 
 
@@ -82,6 +87,7 @@ class DecodeChoices:
             block_j = 16
         return (Knob("block_r", block_r, values_r), Knob("block_j", block_j, powers(16, 256)),
                 Knob("splits", nearest(splits, fill), splits),
+                *_stabilizers(spec, device),
                 *launch_knobs(device, 8 if single else 4, 1 if single or device.backend is Backend.ROCM
                 else 2))  # fmt: skip
 
@@ -91,8 +97,65 @@ class DecodeChoices:
         ranges: dict[str, tuple[Value, ...]] = {
             "block_r": powers(least, 128), "block_j": powers(16, 512), "splits": tuple(range(1, 129)),
         }  # fmt: skip
-        reason = unknown(schedule, ranges | launch_ranges(device, True))
+        ranges |= stabilizers.ranges(spec.normalizer) | launch_ranges(device, True)
+        reason = unknown(schedule, ranges) or _refused(spec, schedule, device)
         return reason or _attention_limits(spec, int(dict(schedule.knobs)["block_r"]), schedule, device)
+
+
+@dataclass(frozen=True)
+class StreamChoices:
+    """`workers` take equal pieces of all tiles; more than there are units even out what a unit is given."""
+
+    def knobs(self, spec: Spec, sizes: Sizes, device: Device) -> tuple[Knob, ...]:
+        assert isinstance(spec, Attention)
+        block_r, block_j, _, *others = DecodeChoices().knobs(spec, sizes, device)
+        if device.backend is Backend.ROCM:  # more would spill scalar registers
+            block_j = Knob(block_j.name, 16, block_j.values)
+        units = max(device.units, 1)
+        # A GPU's unit holds two workers; a CPU's threads are evened out by taking pieces in turn.
+        workers = (2 if gpu(device) else 4) * units
+        return (block_r, block_j, Knob("workers", workers, tuple(n * units for n in (1, 2, 4, 8))), *others)
+
+    def legal(self, spec: Spec, sizes: Sizes | None, schedule: Schedule, device: Device) -> str | None:
+        assert isinstance(spec, Attention)
+        least = 16 if gpu(device) else 1
+        ranges: dict[str, tuple[Value, ...]] = {
+            "block_r": powers(least, 128), "block_j": powers(16, 512), "workers": tuple(range(1, 8193)),
+        }  # fmt: skip
+        ranges |= stabilizers.ranges(spec.normalizer) | launch_ranges(device, True)
+        reason = unknown(schedule, ranges) or _refused(spec, schedule, device)
+        return reason or _attention_limits(spec, int(dict(schedule.knobs)["block_r"]), schedule, device)
+
+
+MOST_QUERIES = 16  # of a decoding step, speculation included; more are prefill's
+
+
+def ragged(spec: Attention) -> bool:
+    """True where the mask bounds the keys by a value of each sequence, e.g. `lt(j, n)` with n:i64[b]."""
+    found = bounds(spec.mask, spec.extras)
+    names = frozenset().union(*(refs(e) for e in (*found.lower, *found.upper)))
+    return any("b" in extra.dims for extra in spec.extras if extra.name in names)
+
+
+def worth_streaming(spec: Attention, sizes: Sizes, device: Device) -> bool:
+    """True for few queries whose sequences differ in length, or whose heads do not fill the device."""
+    b, i, _ = sizes
+    group = attention.group_size(spec)
+    return i <= MOST_QUERIES and (
+        (b > 1 and ragged(spec)) or b * (spec.heads // group) * i * group < max(device.units, 1)
+    )
+
+
+def _stabilizers(spec: Attention, device: Device) -> tuple[Knob, ...]:
+    """The stabilizers to choose from, on a GPU only those that the type of the values allows."""
+    lost = gpu(device) and spec.v is DType.F16
+    return stabilizers.knobs(spec.normalizer, without=Stabilizer.UNIFIED if lost else None)
+
+
+def _refused(spec: Attention, schedule: Schedule, device: Device) -> str | None:
+    """Why the schedule's stabilizer may not be taken."""
+    taken = dict(schedule.knobs).get(stabilizers.KNOB, str(Stabilizer.ONLINE))
+    return stabilizers.refusal(spec.normalizer, taken, spec.v, gpu=gpu(device))
 
 
 def _attention_limits(spec: Attention, rows: int, schedule: Schedule, device: Device) -> str | None:
@@ -113,4 +176,5 @@ def _attention_limits(spec: Attention, rows: int, schedule: Schedule, device: De
 CHOICES: Mapping[str, Choices] = {
     "prefill": PrefillChoices(),
     "decode": DecodeChoices(),
+    "stream_decode": StreamChoices(),
 }

@@ -1,228 +1,27 @@
 """Attention kernels: the Plans of `prefill` (one pass over the keys) and `decode` (keys split over programs).
 
-The mask is read as a conjunction. Conjuncts that compare j with an expression free of j bound the keys that
-a tile of queries sees; only keys between the bounds are read, and tiles inside them skip the mask when
-bounds are all it says.
+A guarded unified maximum adds a counter of recomputed rows, and to split keys a launch that recomputes rows
+which the merge has flagged.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
 
-from headrace.codegen import expr_triton as et
-from headrace.codegen.attention.bounds import bounds, conjuncts, rises
-from headrace.codegen.expr_triton import Code, Kind, Value
-from headrace.codegen.plan import (
-    Buffer,
-    Facts,
-    Launch,
-    Param,
-    Plan,
-    Read,
-    conversion,
-    next_power_of_two,
-    pointer,
-)
+from headrace.codegen.attention import context as shared
+from headrace.codegen.plan import Buffer, Facts, Launch, Param, Plan, next_power_of_two, pointer
 from headrace.errors import ScheduleError
-from headrace.ir.device import Device
+from headrace.ir.device import Backend, Device
 from headrace.ir.dtype import DType
-from headrace.ir.expr import Call, Const, Expr, Ref, fold, refs, substitute
 from headrace.ir.schedule import Schedule
-from headrace.ir.spec import Attention, Denominator, Extra, Stabilizer, Weighting
+from headrace.ir.spec import Attention
 
 FLOATS = frozenset({DType.F32, DType.F16, DType.BF16})
-
-
-@dataclass(frozen=True, slots=True)
-class Limit:
-    """A bound of j for a tile of queries: at the first and last query of the tile, or over all of them.
-
-    `first` and `last` are scalars where the bound rises with i; otherwise both are one vector over the tile's
-    rows (`vector`), of which a kernel takes the least and the largest.
-    """
-
-    first: Code
-    last: Code
-    vector: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Rows:
-    """How a template spells its query rows: prefill has a vector i and a scalar h, decode packs heads into
-    rows."""
-
-    i: str
-    h: str
-    valid: str
-
-    def varies(self, extra: Extra) -> bool:
-        """True where an extra has a value per row."""
-        return ("i" in extra.dims and self.i != "0") or ("h" in extra.dims and self.h == "rows")
-
-    def env(self, *, tile: bool) -> dict[str, Value]:
-        index = "[:, None]" if tile else ""
-        found = {
-            "b": et.name("b", Kind.INT, natural=True),
-            "j": et.name("j", Kind.INT, natural=True, index="[None, :]"),
-        }
-        if self.i == "0":
-            found["i"] = et.literal(0)
-        else:
-            found["i"] = et.name(self.i, Kind.INT, natural=True, index=index)
-        found["h"] = et.name("h", Kind.INT, natural=True, index=index if self.h == "rows" else "")
-        return found
-
-
-def _offset(extra: Extra, rows: _Rows, *, tile: bool) -> Code:
-    index = "[:, None]" if tile else ""
-    text = {
-        "b": "b",
-        "h": f"h{index}" if rows.h == "rows" else "h",
-        "i": f"{rows.i}{index}" if rows.i != "0" else "0",
-    }
-    text["j"] = "j[None, :]"
-    terms = []
-    for dim in extra.dims:
-        if dim == "j" and extra.dims[-1] == "j":
-            terms.append(text["j"])
-        elif text[dim] != "0":
-            terms.append(f"{text[dim]} * {extra.name}_s{dim}")
-    return et.total(terms)
-
-
-def _read(extra: Extra, rows: _Rows, *, tile: bool) -> Read:
-    masks = []
-    if rows.varies(extra):
-        masks.append(f"{rows.valid}[:, None]" if tile else rows.valid)
-    if "j" in extra.dims:
-        masks.append("(j < key_to)[None, :]")
-    return Read(extra.name, _offset(extra, rows, tile=tile), et.conjunction(masks), conversion(extra))
-
-
-def _values(spec: Attention, rows: _Rows, *, tile: bool, suffix: str = "val") -> dict[str, Value]:
-    """The environment of an expression: indices and the loaded extras."""
-    env = rows.env(tile=tile)
-    for extra in spec.extras:
-        env[extra.name] = et.name(f"{extra.name}_{suffix}", Kind.of(extra.dtype))
-    return env
-
-
-def _strides(name: str, dims: str, tensor: str) -> list[Param]:
-    return [Param(f"stride_{name}{d}", "i64", f"{tensor}_strides[{at}]") for at, d in enumerate(dims)]
-
-
-def _context(spec: Attention, rows: _Rows, block_j: int) -> dict[str, object]:
-    found = bounds(spec.mask, spec.extras)
-    scale = {"i": Const(0)} if rows.i == "0" else {}
-    score = fold(substitute(spec.score, scale))
-    rest = [fold(substitute(part, scale)) for part in found.rest]
-    whole = [fold(substitute(part, scale)) for part in conjuncts(spec.mask)]
-    tile_env = _values(spec, rows, tile=True) | {"s": et.name("s", Kind.FLOAT)}
-    score_value = et.render(score, tile_env)
-    score_text = score_value.code
-    if "s" not in refs(score):
-        score_text = Code(f"tl.zeros_like(s) + {et.as_float(score_value).text}")
-    shown = [et.as_bool(et.render(part, tile_env)) for part in whole]
-    reading = refs(score).union(*(refs(part) for part in whole))
-    extras = [e for e in spec.extras if e.name in reading]
-    reads = {e.name: _read(e, rows, tile=True) for e in extras}
-    factor = _factor(spec.score) if _online(spec) else Code("")
-    in_bounds = frozenset().union(*(refs(e) for e in (*found.lower, *found.upper)))
-    low = [_limit(spec, rows, fold(e)) for e in found.lower]
-    high = [_limit(spec, rows, fold(e)) for e in found.upper]
-    return {
-        "scalars": [reads[e.name] for e in extras if not e.dims],
-        "hoisted": [reads[e.name] for e in extras if e.dims and "j" not in e.dims],
-        "inner": [reads[e.name] for e in extras if "j" in e.dims],
-        "limits": [_read(e, rows, tile=False) for e in spec.extras if e.name in in_bounds and e.dims],
-        "lower": low, "upper": high, "mask": [value.text for value in map(_as_code, shown)],
-        "always_masked": bool(rest), "score": score_text, "trivial_score": score == Ref("s"),
-        "finite": not any("j" in e.dims for e in extras if e.name in refs(score)) and _finite(score),
-        "factor": factor, "exp": Code("tl.exp2" if factor else "tl.exp"),
-        "weighting": spec.normalizer.weighting, "online": _online(spec), "safe": spec.safe,
-        "divide": spec.normalizer.denominator is Denominator.SUM,
-        "block_j": block_j, "d_k": spec.d_k, "d_v": spec.d_v,
-        "block_k": max(16, next_power_of_two(spec.d_k)), "block_v": max(16, next_power_of_two(spec.d_v)),
-        "heads": spec.heads, "k_group": spec.heads // spec.k_heads, "v_group": spec.heads // spec.v_heads,
-        "qk_convert": Code("" if spec.q is spec.k else ".to(tl.float32)"),
-        # Weights of softmax lie in [0, 1] and may take the value operand's type; others keep float32's range.
-        "narrow": spec.v is not DType.F32
-        and (_online(spec) or spec.normalizer.weighting is Weighting.SIGMOID),
-    }  # fmt: skip
-
-
-def _as_code(value: Value) -> Value:
-    return replace(value, text=Code(value.text))
-
-
-def _finite(score: Expr) -> bool:
-    """True where a finite dot product surely gives a score above minus infinity."""
-    return not any(isinstance(node, Const) and isinstance(node.value, float) and math.isinf(node.value)
-                   for node in _nodes(score)) and "log" not in str(score)  # fmt: skip
-
-
-def _nodes(expr: Expr) -> list[Expr]:
-    return [expr, *(node for arg in expr.args for node in _nodes(arg))] if isinstance(expr, Call) else [expr]
-
-
-def _factor(score: Expr) -> Code:
-    """What s is multiplied with to be an exponent of two: where the score is s times a positive constant.
-
-    exp(x - max x) is then 2^(s * factor - max), one multiply-add before the exponential instead of two.
-    """
-    factor = 1.0
-    if isinstance(score, Call) and score.fn == "mul" and Ref("s") in score.args:
-        other = score.args[1] if score.args[0] == Ref("s") else score.args[0]
-        if not isinstance(other, Const) or isinstance(other.value, bool):
-            return Code("")
-        factor = float(other.value)
-    elif score != Ref("s"):
-        return Code("")
-    factor *= math.log2(math.e)
-    return Code(repr(factor) if 1e-30 < factor < 1e30 else "")
-
-
-def _online(spec: Attention) -> bool:
-    return spec.normalizer.weighting is Weighting.EXP and spec.normalizer.stabilizer is Stabilizer.ONLINE
-
-
-def _limit(spec: Attention, rows: _Rows, expr: Expr) -> Limit:
-    """A bound's text. Extras of a bound are loaded per row as `<name>_row` (scalars as `<name>_val`)."""
-    env = rows.env(tile=False)
-    per_row = set()
-    for extra in spec.extras:
-        env[extra.name] = et.name(f"{extra.name}_{'row' if extra.dims else 'val'}", Kind.of(extra.dtype))
-        if rows.varies(extra):
-            per_row.add(extra.name)
-    names = refs(expr)
-    if rows.i == "0":
-        expr = fold(substitute(expr, {"i": Const(0)}))
-    elif "i" in names and rises(expr) and not names & per_row and not (rows.h == "rows" and "h" in names):
-        ends = [
-            et.render(expr, env | {"i": et.name(f"{end}_i", Kind.INT, natural=True)}).code
-            for end in ("first", "last")
-        ]
-        return Limit(ends[0], ends[1], vector=False)
-    text = et.render(expr, env).code
-    vector = bool(names & per_row) or ("i" in names and rows.i != "0") or (rows.h == "rows" and "h" in names)
-    return Limit(text, text, vector)
-
-
-def _inputs(spec: Attention) -> tuple[list[Param], list[Param]]:
-    """Pointer parameters and stride parameters."""
-    pointers = [pointer("Q", spec.q, "q"), pointer("K", spec.k, "k"), pointer("V", spec.v, "v")]
-    strides = _strides("q", "bhi", "q") + _strides("k", "bhj", "k") + _strides("v", "bhj", "v")
-    reading = refs(spec.score) | refs(spec.mask)
-    for extra in spec.extras:
-        if extra.name not in reading:
-            continue
-        pointers.append(pointer(f"{extra.name}_ptr", extra.dtype, f"{extra.name}_t"))
-        for at, dim in enumerate(extra.dims):
-            if not (dim == "j" and at == len(extra.dims) - 1):
-                strides.append(Param(f"{extra.name}_s{dim}", "i64", f"{extra.name}_t_strides[{at}]"))
-    return pointers, strides
+# Rows that were recomputed: one number for a kernel, never reset by it.
+FALLBACK = pointer("FALLBACK", DType.I64, "fallback")
+# Rows [B, H, I] that a later launch has to recompute: 1, else 0.
+BAD = pointer("BAD", DType.I32, "bad")
 
 
 def plan(spec: Attention, schedule: Schedule, device: Device, facts: Facts | None = None) -> Plan:
@@ -234,12 +33,17 @@ def plan(spec: Attention, schedule: Schedule, device: Device, facts: Facts | Non
     for extra in spec.extras:
         if not set(extra.dims) <= set("bhij"):
             raise ScheduleError(f"extra {extra} of an Attention has dims out of bhij")
+    if schedule.dataflow == "stream_decode":
+        from headrace.codegen.attention import stream
+
+        return stream.plan(spec, dict(schedule.knobs), facts or Facts(), device.backend is not Backend.CPU)
     build = _prefill if schedule.dataflow == "prefill" else _decode
-    return build(spec, dict(schedule.knobs), facts or Facts())
+    return build(spec, dict(schedule.knobs), facts or Facts(), device.backend is not Backend.CPU)
 
 
-def _plan(spec: Attention, template: str, context: Mapping[str, object], launches: tuple[Launch, ...],
-          workspace: tuple[Buffer, ...] = (), exact: tuple[str, ...] = ()) -> Plan:  # fmt: skip
+def plan_of(spec: Attention, template: str, context: Mapping[str, object], launches: tuple[Launch, ...],
+            workspace: tuple[Buffer, ...] = (), exact: tuple[str, ...] = ()) -> Plan:  # fmt: skip
+    """A Plan of operands and output as every Attention kernel has them."""
     extras = [e for e in spec.extras if e.dims]
     strided = ["q", "k", "v", *(f"{e.name}_t" for e in extras)]
     return Plan(
@@ -257,26 +61,36 @@ def _plan(spec: Attention, template: str, context: Mapping[str, object], launche
         outputs=(Buffer("o", spec.out, ("B", str(spec.heads), "I", str(spec.d_v))),),
         workspace=workspace,
         launches=launches,
+        counters=(FALLBACK.host,) if context["guarded"] else (),
     )
 
 
-def _prefill(spec: Attention, knobs: Mapping[str, int | str], facts: Facts) -> Plan:
-    rows = _Rows("i", "scalar", "(i < I)")
+def _prefill(spec: Attention, knobs: Mapping[str, int | str], facts: Facts, gpu: bool) -> Plan:
+    """On the CPU a tile recomputes its rows at once; on a GPU a second loop in the kernel would make the
+    first one spill."""
+    rows = shared.Rows("i", "scalar", "(i < I)")
     block_i, block_j = int(knobs["block_i"]), int(knobs["block_j"])
-    pointers, strides = _inputs(spec)
-    params = [
-        *pointers,
-        pointer("O", spec.out, "o"),
-        Param("I", "i32", "I"),
-        Param("J", "i32", "J"),
-        *strides,
-    ]
-    params += _strides("o", "bhi", "o")
-    context = _context(spec, rows, block_j) | {"block_i": block_i}
-    context["params"] = [p.declaration for p in params]
+    pointers, strides = shared.inputs(spec)
+    context = shared.context(spec, rows, block_j, shared.stabilizer_of(spec, knobs), gpu=gpu)
+    sizes = [Param("I", "i32", "I"), Param("J", "i32", "J")]
+    out, out_strides = pointer("O", spec.out, "o"), shared.strides("o", "bhi", "o")
+    guard = [] if not context["guarded"] else [BAD] if gpu else [FALLBACK]
+    params = [*pointers, out, *guard, *sizes, *strides, *out_strides]
+    context |= {"block_i": block_i, "params": [p.declaration for p in params]}
     warps, stages = int(knobs.get("num_warps", 4)), int(knobs.get("num_stages", 2))
     grid = (f"(I + {block_i - 1}) // {block_i}", f"B * {spec.heads}", "1")
-    return _plan(spec, "prefill", context, (Launch("prefill", tuple(params), grid, warps, stages),))
+    launches = [Launch("prefill", tuple(params), grid, warps, stages)]
+    if BAD not in guard:
+        return plan_of(spec, "prefill", context, tuple(launches))
+    again = [*pointers, out, BAD, FALLBACK, *sizes, *strides, *out_strides]
+    context["exact_params"] = [p.declaration for p in again]
+    launches.append(Launch("exact_rows", tuple(again), grid, warps, stages))
+    return plan_of(spec, "prefill", context, tuple(launches), (_flags(spec),))
+
+
+def _flags(spec: Attention) -> Buffer:
+    """Of the rows that have to be recomputed."""
+    return Buffer(BAD.host, DType.I32, ("B", str(spec.heads), "I"))
 
 
 def group_size(spec: Attention) -> int:
@@ -284,43 +98,61 @@ def group_size(spec: Attention) -> int:
     return math.gcd(spec.heads // spec.k_heads, spec.heads // spec.v_heads)
 
 
-def _decode(spec: Attention, knobs: Mapping[str, int | str], facts: Facts) -> Plan:
+def exact_rows(spec: Attention, read: Sequence[Param], written: Sequence[Param], block_r: int, warps: int,
+               stages: int) -> tuple[Launch, Buffer]:  # fmt: skip
+    """The launch of `exact_rows` after a merge, and the flags of rows [B, H, I] by which it knows them.
+
+    Args:
+        read: pointers of operands, sizes and strides, as the kernel before it takes them.
+        written: the output's pointer and strides.
+    """
+    group = group_size(spec)
+    params = (*read, *written, BAD, FALLBACK)
+    grid = (f"B * {spec.heads // group}", f"(I * {group} + {block_r - 1}) // {block_r}", "1")
+    return Launch("exact_rows", params, grid, warps, stages), _flags(spec)
+
+
+def _decode(spec: Attention, knobs: Mapping[str, int | str], facts: Facts, gpu: bool) -> Plan:
     single = facts.sizes == (1,)
     group = group_size(spec)
     block_r, block_j, splits = int(knobs["block_r"]), int(knobs["block_j"]), int(knobs["splits"])
-    rows = _Rows("0" if single else "i", "rows" if group > 1 else "scalar", "valid")
-    pointers, strides = _inputs(spec)
+    rows = shared.Rows("0" if single else "i", "rows" if group > 1 else "scalar", "valid")
+    pointers, strides = shared.inputs(spec)
     sizes = [Param("I", "i32", "I"), Param("J", "i32", "J")]
-    out, out_strides = pointer("O", spec.out, "o"), _strides("o", "bhi", "o")
+    written = [pointer("O", spec.out, "o"), *shared.strides("o", "bhi", "o")]
     partial = [pointer("ACC", DType.F32, "acc"), pointer("STATE", DType.F32, "state")]
-    params = [
-        *pointers,
-        *(partial if splits > 1 else [out]),
-        *sizes,
-        *strides,
-        *(() if splits > 1 else out_strides),
-    ]
-    context = _context(spec, rows, block_j) | {
+    context = shared.context(spec, rows, block_j, shared.stabilizer_of(spec, knobs), gpu=gpu) | {
         "block_r": block_r, "splits": splits, "group": group, "single": single,
         "groups": spec.heads // group, "block_s": next_power_of_two(splits),
     }  # fmt: skip
-    context["params"] = [p.declaration for p in params]
-    merge = [*partial, out, sizes[0], *out_strides]
-    context["merge_params"] = [p.declaration for p in merge]
     packed = f"(I * {group} + {block_r - 1}) // {block_r}"
+    grid = (str(splits), f"B * {spec.heads // group}", packed)
     warps, stages = int(knobs.get("num_warps", 4)), int(knobs.get("num_stages", 2))
-    launches = [
-        Launch("decode", tuple(params), (str(splits), f"B * {spec.heads // group}", packed), warps, stages)
+    read = [*pointers, *sizes, *strides]
+    exact = ("I == 1",) if single else ()
+    if splits == 1:
+        params = [*pointers, written[0], *sizes, *strides, *written[1:]]
+        params += [FALLBACK] if context["guarded"] else []
+        context["params"] = [p.declaration for p in params]
+        launch = Launch("decode", tuple(params), grid, warps, stages)
+        return plan_of(spec, "decode", context, (launch,), (), exact)
+    params = [*pointers, *partial, *sizes, *strides]
+    merge = [*partial, written[0], *([BAD] if context["guarded"] else []), sizes[0], *written[1:]]
+    context["params"] = [p.declaration for p in params]
+    context["merge_params"] = [p.declaration for p in merge]
+    launches = [Launch("decode", tuple(params), grid, warps, stages),
+                Launch("decode_merge", tuple(merge), ("I", f"B * {spec.heads}", "1"), 2, 1)]  # fmt: skip
+    states = ("B", str(spec.heads), "I", str(splits))
+    workspace = [
+        Buffer("acc", DType.F32, (*states, str(spec.d_v))),
+        Buffer("state", DType.F32, (*states, "2")),
     ]
-    workspace: tuple[Buffer, ...] = ()
-    if splits > 1:
-        launches.append(Launch("decode_merge", tuple(merge), ("I", f"B * {spec.heads}", "1"), 2, 1))
-        rows_total = ("B", str(spec.heads), "I", str(splits))
-        workspace = (
-            Buffer("acc", DType.F32, (*rows_total, str(spec.d_v))),
-            Buffer("state", DType.F32, (*rows_total, "2")),
-        )
-    return _plan(spec, "decode", context, tuple(launches), workspace, ("I == 1",) if single else ())
+    if context["guarded"]:
+        again, flags = exact_rows(spec, read, written, block_r, warps, stages)
+        context["exact_params"] = [p.declaration for p in again.params]
+        launches.append(again)
+        workspace.append(flags)
+    return plan_of(spec, "decode", context, tuple(launches), tuple(workspace), exact)
 
 
 def supported(spec: Attention, device: Device) -> str | None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from headrace.codegen.attention import plans as attention
 from headrace.codegen.attention.bounds import bounds
 from headrace.codegen.plan import cdiv
-from headrace.codegen.work import Work
-from headrace.ir.device import Device
+from headrace.codegen.work import Inner, Work
+from headrace.ir.device import Backend, Device
 from headrace.ir.schedule import Schedule
 from headrace.ir.spec import Attention
 
@@ -26,17 +26,55 @@ def work(spec: Attention, sizes: tuple[int, ...], schedule: Schedule, device: De
         block_i = int(schedule["block_i"])
         tiles = cdiv(i, block_i)
         padded = flops * tiles * block_i / max(i, 1)
+        steps = max(1, round(cdiv(j, block_j) * seen))
         return Work(
-            padded, float(moved), tiles * b * spec.heads, chip + block_i * spec.d_k * spec.q.itemsize, 1
-        )
-    group, block_r, splits = attention.group_size(spec), int(schedule["block_r"]), int(schedule["splits"])
+            padded, float(moved), tiles * b * spec.heads, chip + block_i * spec.d_k * spec.q.itemsize, 1,
+            _inner(spec, schedule, device, block_i, block_j, steps),
+        )  # fmt: skip
+    group, block_r = attention.group_size(spec), int(schedule["block_r"])
     blocks = cdiv(i * group, block_r)
     padded = flops * blocks * block_r / max(i * group, 1)
     moved += (blocks - 1) * b * j * per_key
-    if splits > 1:
-        moved += 2 * 4 * b * spec.heads * i * splits * (spec.d_v + 2)
+    if schedule.dataflow == "stream_decode":
+        workers = min(int(schedule["workers"]), blocks * b * (spec.heads // group) * cdiv(j, block_j))
+        partials = 4 * workers * block_r * (spec.d_v + 2)
+        steps = cdiv(blocks * b * (spec.heads // group) * cdiv(j, block_j), workers)
+        inner = _inner(spec, schedule, device, block_r, block_j, steps, partials, 2)
+        return Work(padded, float(moved + 2 * partials), workers, chip, 3, inner)
+    splits = int(schedule["splits"])
+    partials = 4 * b * spec.heads * i * splits * (spec.d_v + 2) if splits > 1 else 0
+    inner = _inner(
+        spec, schedule, device, block_r, block_j, cdiv(cdiv(j, block_j), splits), partials, int(splits > 1)
+    )
     return Work(
-        padded, float(moved), blocks * splits * b * (spec.heads // group), chip, 2 if splits > 1 else 1
+        padded, float(moved + 2 * partials), blocks * splits * b * (spec.heads // group), chip,
+        2 if splits > 1 else 1, inner,
+    )  # fmt: skip
+
+
+def _inner(
+    spec: Attention, schedule: Schedule, device: Device, rows: int, keys: int, steps: int, merged: int = 0,
+    merges: int = 0,
+) -> Inner | None:  # fmt: skip
+    """Blocks of keys: queries times keys, exponentials, weights times values."""
+    if device.backend is Backend.CPU:
+        return None
+    knobs = dict(schedule.knobs)
+    return Inner(
+        rows=rows,
+        columns=keys,
+        reduced=(spec.d_k + spec.d_v) // 2,
+        iterations=max(steps, 1),
+        stages=int(knobs.get("num_stages", 1)),
+        warps=int(knobs.get("num_warps", 4)),
+        bytes_rows=spec.q.itemsize,
+        bytes_columns=spec.k.itemsize,
+        products=2,
+        elements=rows * keys,
+        # Positions and queries, then keys, then values, before the first iteration is done.
+        depth=3.0,
+        merged=float(merged),
+        merges=merges,
     )
 
 

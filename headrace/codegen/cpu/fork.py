@@ -50,7 +50,9 @@ def _llvmlite_lock() -> Any:
     return getattr(getattr(ffi, "lib", None), "_lock", None)
 
 
-_held: list[Any] = []  # llvmlite's lock between the two hooks; it may be imported by another thread meanwhile
+# llvmlite's lock from the hook before a fork to the one after it, only touched while COMPILING is held. Hooks
+# take no arguments, and asking again afterwards could find a lock that was not there before.
+_held: list[Any] = []
 
 
 def _before() -> None:

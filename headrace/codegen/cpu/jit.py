@@ -20,6 +20,7 @@ from headrace.codegen.cpu.fork import exclusive
 from headrace.codegen.cpu.target import CpuTarget
 from headrace.errors import CpuEngineError
 
+# LLVM's JIT is one per process and refuses two libraries of one name; nothing else knows the names.
 _NAMES = itertools.count()
 ISLAND = "island."  # names of functions outlined from the vector lowering begin so
 

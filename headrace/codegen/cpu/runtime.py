@@ -32,7 +32,7 @@ from functools import lru_cache
 from typing import Any
 
 from headrace.codegen.cpu import fork, jit, runtime_ir
-from headrace.codegen.cpu.runtime_ir import MAX_ARGS
+from headrace.codegen.cpu.call_ir import MAX_ARGS
 from headrace.codegen.cpu.target import CpuTarget
 from headrace.errors import CpuEngineError
 

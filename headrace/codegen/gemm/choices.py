@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from headrace.codegen.gemm import cpu_blocks
-from headrace.codegen.gemm import plans as gemm
+from headrace.codegen.gemm import cpu_blocks, gpu_blocks
+from headrace.codegen.gemm.jobs import accumulators
 from headrace.codegen.knobs import (
     MAX_TILE,
     Choices,
@@ -27,6 +27,10 @@ from headrace.ir.schedule import Knob, Schedule, Value
 from headrace.ir.spec import Gemm, Spec
 
 
+def _single(spec: Gemm) -> bool:
+    return DType.F32 in {spec.x, *(w.dtype for w in spec.weights)}
+
+
 @dataclass(frozen=True)
 class GemvChoices:
     def knobs(self, spec: Spec, sizes: Sizes, device: Device) -> tuple[Knob, ...]:
@@ -38,7 +42,7 @@ class GemvChoices:
         if not gpu(device):
             # The CPU engine keeps sums per row in vector registers (a whole tile would live in memory)
             # and reads block_n rows as four streams: long ones from main memory, else enough programs.
-            tiles = max(1, sum(w.n for w in spec.weights) // gemm.accumulators(spec))
+            tiles = max(1, sum(w.n for w in spec.weights) // accumulators(spec))
             block_n = 256 if widest >= 8192 else (64 if tiles >= 64 * 4 * max(device.units, 1) else 32)
             block_k = 64
             if not row_major:
@@ -51,7 +55,7 @@ class GemvChoices:
             )  # fmt: skip
         values_n, values_k = powers(1, 128), powers(16, 1024)
         block_k = nearest(values_k, max(16, min(512 // int(block_m.default), next_power_of_two(spec.k))))
-        budget = 4096 // int(block_m.default) // gemm.accumulators(spec)
+        budget = 4096 // int(block_m.default) // accumulators(spec)
         block_n = nearest(values_n, max(1, min(budget // block_k, next_power_of_two(widest))))
         while block_n > 1 and cdiv(widest, block_n) < 2 * max(device.units, 1):
             block_n //= 2
@@ -80,9 +84,7 @@ class GemvChoices:
             )
         if gpu(device):
             held = (
-                tile
-                * gemm.accumulators(spec)
-                * (int(schedule["block_m"]) if schedule["reduce"] == "tile" else 1)
+                tile * accumulators(spec) * (int(schedule["block_m"]) if schedule["reduce"] == "tile" else 1)
             )
             return limit("accumulators", held // threads(schedule, device), 128, "registers a thread")
         return None
@@ -96,78 +98,118 @@ class DotChoices:
 
     def knobs(self, spec: Spec, sizes: Sizes, device: Device) -> tuple[Knob, ...]:
         assert isinstance(spec, Gemm)
-        m = sizes[-1]
-        n, k = sum(w.n for w in spec.weights) // gemm.accumulators(spec), spec.k
-        single = DType.F32 in {spec.x, *(w.dtype for w in spec.weights)}
-        pair = gemm.accumulators(spec)
-        low = 16 if gpu(device) else 1
-        if self.split:
-            values_m = powers(low, 64)
-            block_m = nearest(values_m, max(low, next_power_of_two(m)))
-        else:
-            values_m = powers(max(low, 16), 256)
-            block_m = 64 if single else 128
-            block_m = nearest(values_m, max(16, min(block_m, next_power_of_two(m))))
-        values_n, values_k = powers(16, 256), powers(16, 256 if gpu(device) else 1024)
         if not gpu(device):
-            mixed = single or {spec.x} != {w.dtype for w in spec.weights}
-            product = cpu_blocks.Product(
-                m, n, k, pair, spec.weights[0].layout == "nk", 4 if mixed else 2, max(device.units, 1)
-            )
-            block_m, block_n, block_k = (cpu_blocks.flat if self.split else cpu_blocks.tiled)(product)
-            found = [
-                Knob("block_m", block_m, values_m),
-                Knob("block_n", block_n, values_n),
-                Knob("block_k", block_k, values_k),
-            ]
-            extra = [Knob("split_k", 1, (1, 2, 4, 8))] if self.split else [Knob("group_m", 8, (1, 4, 8, 16))]
-            return (*found, *extra)
-        block_n = (64 if single else 128) // min(pair, 2)
-        if self.split:
-            block_n = min(block_n, 64)
-            while block_n > 32 and cdiv(n, block_n) < max(device.units, 1):
-                block_n //= 2
-        block_k = 32 if single else 64
-        while block_k > 16 and block_k > next_power_of_two(k):
-            block_k //= 2
-        stages = 2 if device.backend is Backend.ROCM or single else (4 if self.split else 3)
+            return self._on_cpu(spec, sizes[-1], device)
+        return self._flat(spec, sizes[-1], device) if self.split else self._tiled(spec, sizes[-1], device)
+
+    def _on_cpu(self, spec: Gemm, m: int, device: Device) -> tuple[Knob, ...]:
+        pair = accumulators(spec)
+        size = 4 if _single(spec) or {spec.x} != {w.dtype for w in spec.weights} else 2
+        product = cpu_blocks.Product(
+            m, sum(w.n for w in spec.weights) // pair, spec.k, pair, spec.weights[0].layout == "nk", size,
+            max(device.units, 1),
+        )  # fmt: skip
+        block_m, block_n, block_k = (cpu_blocks.flat if self.split else cpu_blocks.tiled)(product)
+        return (
+            Knob("block_m", block_m, powers(1, 64) if self.split else powers(8, 256)),
+            Knob("block_n", block_n, powers(16, 256)),
+            Knob("block_k", block_k, powers(16, 1024)),
+            # All strips of a few rows follow each other, so that weights are read once.
+            Knob("split_k", 1, (1, 2, 4, 8))
+            if self.split
+            else Knob("group_m", 16 if block_m <= 16 else 8, (1, 4, 8, 16)),
+        )
+
+    def _flat(self, spec: Gemm, m: int, device: Device) -> tuple[Knob, ...]:
+        pair, single = accumulators(spec), _single(spec)
+        n = sum(w.n for w in spec.weights) // pair
+        found = gpu_blocks.flat(m, n, spec.k, pair, single, device)
+        return (
+            Knob("block_m", found.block_m, powers(min(found.block_m, 16), 64)),
+            Knob("block_n", found.block_n, powers(16, 256)),
+            Knob("block_k", found.block_k, powers(16, 256)),
+            Knob("swap", found.swap, (0, 1) if found.block_m >= 16 else (1,)),
+            *launch_knobs(device, found.num_warps, found.num_stages),
+            Knob("split_k", found.split_k, gpu_blocks.SPLITS),
+        )
+
+    def _tiled(self, spec: Gemm, m: int, device: Device) -> tuple[Knob, ...]:
+        pair, single = accumulators(spec), _single(spec)
+        block_m = min(64 if single else 128, max(16, next_power_of_two(m)))
+        # In float32 a thread multiplies and adds: wide tiles of few rows hold too many operands.
+        block_n = ((64 if block_m > 16 else 32) if single else 128) // min(pair, 2)
+        block_k = gpu_blocks.depth(spec.k, single, device)
+        stages = 2 if device.backend is Backend.ROCM or single else 3
         warps = 8 if block_m * block_n * pair >= 128 * 128 else 4
-        found = [
-            Knob("block_m", block_m, values_m), Knob("block_n", block_n, values_n),
-            Knob("block_k", block_k, values_k),
-            *launch_knobs(device, warps, stages),
-        ]  # fmt: skip
-        if not self.split:
-            return (*found, Knob("group_m", 8, (1, 4, 8, 16)))
-        tiles = cdiv(n, block_n) * cdiv(m, block_m)
-        fill = max(1, min(8, max(device.units, 1) // max(tiles, 1), cdiv(k, 4 * block_k)))
-        return (*found, Knob("split_k", nearest((1, 2, 4, 8), fill), (1, 2, 4, 8)))
+        return (
+            Knob("block_m", block_m, powers(16, 256)), Knob("block_n", block_n, powers(16, 256)),
+            Knob("block_k", block_k, powers(16, 256)), *launch_knobs(device, warps, stages),
+            Knob("group_m", 8, (1, 4, 8, 16)),
+        )  # fmt: skip
 
     def legal(self, spec: Spec, sizes: Sizes | None, schedule: Schedule, device: Device) -> str | None:
         assert isinstance(spec, Gemm)
+        swapped = dict(schedule.knobs).get("swap")
         least = 16 if gpu(device) else 1
         ranges: dict[str, tuple[Value, ...]] = {
-            "block_m": powers(least, 256), "block_n": powers(least, 256),
+            "block_m": powers(min(least, 8) if swapped == 1 else least, 256), "block_n": powers(least, 256),
             "block_k": powers(least, 512 if gpu(device) else 1024),
         }  # fmt: skip
         ranges["split_k" if self.split else "group_m"] = tuple(range(1, 33))
+        if self.split and (gpu(device) or swapped is not None):
+            ranges["swap"] = (0, 1)
         reason = unknown(schedule, ranges | launch_ranges(device, True))
         if reason is not None:
             return reason
         if not gpu(device):
             return None
         block_m, block_n, block_k = (int(schedule[name]) for name in ("block_m", "block_n", "block_k"))
-        pair = gemm.accumulators(spec)
+        pair = accumulators(spec)
         registers = block_m * block_n * pair // threads(schedule, device)
         size = 4 if {spec.x} != {w.dtype for w in spec.weights} else spec.x.itemsize
-        shared = (block_m + pair * block_n) * block_k * size * max(int(schedule["num_stages"]) - 1, 1)
+        # wgmma, tcgen05 and copies straight into LDS keep one more tile than there are stages ahead.
+        ahead = int(schedule["num_stages"]) - (device.arch not in ("sm_90", "sm_100", "gfx950"))
+        shared = (block_m + pair * block_n) * block_k * size * max(ahead, 1)
         return limit("accumulators", registers, 128, "registers a thread") or limit(
             "shared memory", shared, device.on_chip_bytes, "bytes"
         )
 
 
+@dataclass(frozen=True)
+class StreamChoices:
+    """`stream_k`: the blocks of `flat`; one worker per unit, or two."""
+
+    def knobs(self, spec: Spec, sizes: Sizes, device: Device) -> tuple[Knob, ...]:
+        found = [k for k in FLAT.knobs(spec, sizes, device) if k.name != "split_k"]
+        units = max(device.units, 1)
+        return (*found, Knob("workers", units, (units, 2 * units, 3 * units, 4 * units)))
+
+    def legal(self, spec: Spec, sizes: Sizes | None, schedule: Schedule, device: Device) -> str | None:
+        knobs = dict(schedule.knobs)
+        workers = knobs.pop("workers", None)
+        if not isinstance(workers, int) or not 0 < workers <= MOST_WORKERS:
+            return f"workers={workers} is no number from 1 to {MOST_WORKERS}"
+        return FLAT.legal(spec, sizes, Schedule("flat", tuple((knobs | {"split_k": 1}).items())), device)
+
+
+def worth_streaming(spec: Gemm, sizes: Sizes, device: Device) -> bool:
+    """Whether `stream_k` may gain on `flat`: tiles that fill some units once more than others.
+
+    With many tiles to a unit the last, incomplete wave of them hardly matters.
+    """
+    default = {knob.name: knob.default for knob in FLAT.knobs(spec, sizes, device)}
+    columns = sum(w.n for w in spec.weights) // accumulators(spec)
+    tiles = cdiv(columns, int(default["block_n"])) * cdiv(sizes[-1], int(default["block_m"]))
+    tiles *= sizes[0] if spec.batched else 1
+    units = max(device.units, 1)
+    return tiles % units != 0 and tiles < 4 * units
+
+
+MOST_WORKERS = 4096
+FLAT = DotChoices(split=True)
 CHOICES: Mapping[str, Choices] = {
     "gemv": GemvChoices(),
-    "flat": DotChoices(split=True),
+    "flat": FLAT,
     "tiled": DotChoices(split=False),
+    "stream_k": StreamChoices(),
 }

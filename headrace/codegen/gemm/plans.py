@@ -1,180 +1,26 @@
-"""Gemm kernels: which weights a program reads, and the Plans of `gemv`, `flat` and `tiled`.
+"""The Plans of `gemv`, `flat`, `tiled` and `stream_k`.
 
-Outputs that read a common weight form a Job: one pass over K feeds them all. Jobs share one launch; a
-program finds its job from its tile number. Weights, N and K are part of the code, M (and the batch) are
-run-time sizes.
+Weights, N and K are part of the code, M (and the batch) are run-time sizes.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-from headrace.codegen import expr_triton as et
-from headrace.codegen.expr_triton import Code, Kind, Value
-from headrace.codegen.plan import (
-    Buffer,
-    Facts,
-    Launch,
-    Param,
-    Plan,
-    Read,
-    cdiv,
-    conversion,
-    next_power_of_two,
-    pointer,
-)
+from headrace.codegen.expr_triton import Code
+from headrace.codegen.gemm.jobs import Job, accumulators, common_dtype, jobs_of, shared_loop
+from headrace.codegen.plan import Buffer, Facts, Launch, Param, Plan, cdiv, next_power_of_two, pointer
 from headrace.errors import ScheduleError
 from headrace.ir.device import Backend, Device
 from headrace.ir.dtype import DType
-from headrace.ir.expr import refs
 from headrace.ir.schedule import Schedule
-from headrace.ir.spec import Extra, Gemm, Output
-
-
-@dataclass(frozen=True, slots=True)
-class WeightArg:
-    """One weight as a template sees it; `row` and `batch` are strides, `column` its place in a split-K
-    partial row."""
-
-    name: str
-    transposed: bool  # stored [k, n]
-    row: int
-    batch: int
-    column: int
-    convert: Code
-
-
-@dataclass(frozen=True, slots=True)
-class OutputArg:
-    pointer: str
-    value: Code
-    variable: str
-    reads: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """Weights that are read together, the outputs made of them, and the tiles along N that cover them."""
-
-    n: int
-    first: int
-    last: int
-    block_n: int
-    weights: tuple[WeightArg, ...]
-    outputs: tuple[OutputArg, ...]
-    reads: tuple[Read, ...]
-    bound: Code  # n as text, or the variable that holds it
-    even: bool
-
-    @property
-    def tiles(self) -> int:
-        return self.last - self.first
-
-
-def groups(spec: Gemm) -> tuple[tuple[int, ...], ...]:
-    """Positions of outputs, grouped so that no weight is read by two groups, in order of first output."""
-    found: list[tuple[set[int], set[str]]] = []
-    for at, output in enumerate(spec.outputs):
-        names = {f"acc_{w.name}" for w in spec.weights} & refs(output.expr)
-        touching = [group for group in found if group[1] & names]
-        merged = ({at}.union(*(g[0] for g in touching)), names.union(*(g[1] for g in touching)))
-        found = [group for group in found if group not in touching] + [merged]
-    return tuple(sorted(tuple(sorted(group[0])) for group in found))
+from headrace.ir.spec import Gemm, Output
 
 
 def default_facts(spec: Gemm) -> Facts:
     """Weights as their layout says: contiguous."""
     return Facts(strides=tuple((w.n * w.k, w.k if w.layout == "nk" else w.n) for w in spec.weights))
-
-
-def accumulators(spec: Gemm) -> int:
-    """The largest number of weights that one program reads."""
-    return max(len(_weights(spec, group)) for group in groups(spec))
-
-
-def _weights(spec: Gemm, group: tuple[int, ...]) -> list[int]:
-    names = frozenset().union(*(refs(spec.outputs[at].expr) for at in group))
-    return [at for at, w in enumerate(spec.weights) if f"acc_{w.name}" in names]
-
-
-def common_dtype(one: DType, other: DType) -> DType:
-    """The operand type of tl.dot: the operands' own where equal, else float32."""
-    return one if one is other else DType.F32
-
-
-def _jobs(spec: Gemm, facts: Facts, block_n: int, *, tile: bool) -> tuple[Job, ...]:
-    """Jobs with their tile ranges; `tile` says that m and n index a 2-D tile, else a row of one m."""
-    found: list[Job] = []
-    columns = [sum(w.n for w in spec.weights[:at]) for at in range(len(spec.weights))]
-    first = 0
-    for group in groups(spec):
-        members = _weights(spec, group)
-        n = spec.weights[members[0]].n
-        last = first + cdiv(n, block_n)
-        even = n % block_n == 0
-        env: dict[str, Value] = {f"acc_{w.name}": et.name(f"acc_{w.name}", Kind.FLOAT) for w in spec.weights}
-        env |= {extra.name: et.name(f"{extra.name}_val", Kind.of(extra.dtype)) for extra in spec.extras}
-        outputs = tuple(
-            OutputArg(
-                f"Y{at}",
-                et.render(spec.outputs[at].expr, env).code,
-                f"y{at}",
-                tuple(e.name for e in spec.extras if e.name in refs(spec.outputs[at].expr)),
-            )
-            for at in group
-        )
-        used = {name for output in outputs for name in output.reads}
-        weights = tuple(
-            WeightArg(
-                w.name, w.layout == "kn", facts.strides[at][1], facts.strides[at][0], columns[at],
-                Code("" if not tile or common_dtype(spec.x, w.dtype) is w.dtype else ".to(tl.float32)"),
-            )
-            for at in members
-            for w in [spec.weights[at]]
-        )  # fmt: skip
-        reads = tuple(_read(e, n, even, tile) for e in spec.extras if e.name in used)
-        found.append(Job(n, first, last, block_n, weights, outputs, reads, Code(str(n)), even))
-        first = last
-    return tuple(found)
-
-
-def shared_loop(spec: Gemm, jobs: tuple[Job, ...]) -> Job | None:
-    """One Job whose weights are variables, chosen per program, where all jobs can share one loop over K.
-
-    Shared memory is allotted for every loop in a kernel, so on GPUs one loop for Q, K and V needs a third.
-    """
-    kinds = {
-        tuple((spec.weights[at].dtype, spec.weights[at].layout) for at in _weights(spec, g))
-        for g in groups(spec)
-    }
-    strides = {tuple((w.row, w.transposed, w.convert) for w in job.weights) for job in jobs}
-    if len(jobs) < 2 or len(kinds) > 1 or len(strides) > 1:
-        return None
-    first = jobs[0]
-    weights = tuple(replace(w, name=f"w_at_{at}", column=0) for at, w in enumerate(first.weights))
-    even = all(job.even for job in jobs)
-    return replace(first, last=jobs[-1].last, weights=weights, bound=Code("columns"), even=even)
-
-
-def _read(extra: Extra, n: int, even: bool, tile: bool) -> Read:
-    """The load of a contiguous extra in an epilogue."""
-    text = {
-        "b": "b",
-        "m": "m.to(tl.int64)[:, None]" if tile else "m.to(tl.int64)",
-        "n": "n[None, :]" if tile else "n",
-    }
-    size = {"b": "", "m": "M", "n": str(n)}
-    terms = []
-    for at, dim in enumerate(extra.dims):
-        rest = [size[later] for later in extra.dims[at + 1 :]]
-        terms.append(" * ".join([text[dim], *rest]))
-    masks = []
-    if "m" in extra.dims and tile:
-        masks.append("(m < M)[:, None]")
-    if "n" in extra.dims and not even:
-        masks.append(f"(n < {n})[None, :]" if tile else f"(n < {n})")
-    return Read(extra.name, et.total(terms), et.conjunction(masks), conversion(extra))
 
 
 def _check(spec: Gemm) -> None:
@@ -190,6 +36,10 @@ def _params(spec: Gemm) -> list[Param]:
     return inputs
 
 
+def _results(spec: Gemm) -> list[Param]:
+    return [pointer(f"Y{at}", output.dtype, f"y{at}") for at, output in enumerate(spec.outputs)]
+
+
 def plan(spec: Gemm, schedule: Schedule, device: Device, facts: Facts | None = None) -> Plan:
     """The Plan of a Gemm.
 
@@ -203,7 +53,7 @@ def plan(spec: Gemm, schedule: Schedule, device: Device, facts: Facts | None = N
     block_m = int(knobs["block_m"])
     split = int(knobs.get("split_k", 1))
     dot = schedule.dataflow != "gemv"
-    jobs = _jobs(spec, facts, block_n, tile=dot)
+    jobs = jobs_of(spec, facts, block_n, tile=dot)
     steps = cdiv(spec.k, block_k)
     split = min(split, steps)
     merge_n = min(256, next_power_of_two(max(w.n for w in spec.weights)))
@@ -215,9 +65,11 @@ def plan(spec: Gemm, schedule: Schedule, device: Device, facts: Facts | None = N
         "reduce_tile": knobs.get("reduce") == "tile", "group_m": int(knobs.get("group_m", 8)),
         "x_convert": Code("" if not dot or common == {spec.x} else ".to(tl.float32)"),
         "shared": shared_loop(spec, jobs) if dot else None, "merge_n": merge_n,
+        "swap": bool(int(knobs.get("swap", 0))), "open_loop": device.backend is Backend.CUDA,
     }  # fmt: skip
-    inputs = _params(spec)
-    outputs = [pointer(f"Y{at}", output.dtype, f"y{at}") for at, output in enumerate(spec.outputs)]
+    if schedule.dataflow == "stream_k":
+        return _stream_k(spec, schedule, context)
+    inputs, outputs = _params(spec), _results(spec)
     size = [Param("M", "i32", "M")]
     context["params"] = [p.declaration for p in [*inputs, *outputs, *size]]
     tiles = jobs[-1].last
@@ -233,7 +85,7 @@ def plan(spec: Gemm, schedule: Schedule, device: Device, facts: Facts | None = N
     if split > 1:
         partial = pointer("PARTIAL", DType.F32, "partial")
         extras = inputs[1 + len(spec.weights) :]
-        merge = _jobs(spec, facts, merge_n, tile=False)
+        merge = jobs_of(spec, facts, merge_n, tile=False)
         context["merge_jobs"] = merge
         first = (*inputs[: 1 + len(spec.weights)], partial, *size)
         second = (partial, *extras, *outputs, *size)
@@ -244,15 +96,50 @@ def plan(spec: Gemm, schedule: Schedule, device: Device, facts: Facts | None = N
             Launch(f"{schedule.dataflow}_merge", second, (str(merge[-1].last), "M", batch), 4, 1),
         ]
         workspace = (Buffer("partial", DType.F32, (batch, str(split), "M", str(context["columns"]))),)
+    return _plan(spec, schedule.dataflow, context, tuple(launches), workspace)
+
+
+def _stream_k(spec: Gemm, schedule: Schedule, context: dict[str, Any]) -> Plan:
+    """Stream-K: the programs are workers, which share the steps along K of all tiles evenly.
+
+    A worker has at most two incomplete tiles, the first and the last of its run: PARTIAL is [workers, 2,
+    weights, block_m, block_n], and the merge reads it in the order of the workers.
+    """
+    knobs = dict(schedule.knobs)
+    jobs: tuple[Job, ...] = context["jobs"]
+    workers, weights = int(knobs["workers"]), accumulators(spec)
+    context |= {"workers": workers, "weights": weights, "steps": cdiv(spec.k, context["block_k"]),
+                "tiles_n": jobs[-1].last, "even_k": spec.k % context["block_k"] == 0}  # fmt: skip
+    inputs, outputs, partial = _params(spec), _results(spec), pointer("PARTIAL", DType.F32, "partial")
+    sizes = [Param("M", "i32", "M"), *([Param("B", "i32", "B")] if spec.batched else [])]
+    first = (*inputs, *outputs, partial, *sizes)
+    second = (partial, *inputs[1 + len(spec.weights) :], *outputs, *sizes)
+    context["params"] = [p.declaration for p in first]
+    context["names"] = [p.name for p in first]
+    context["merge_params"] = [p.declaration for p in second]
+    grid = (str(workers), "1", "1")
+    launches = (
+        Launch("stream_k", first, grid, int(knobs.get("num_warps", 4)), int(knobs.get("num_stages", 2))),
+        Launch("stream_k_merge", second, grid, 4, 1),
+    )
+    shape = (str(workers), str(2 * weights), str(context["block_m"]), str(context["block_n"]))
+    return _plan(spec, "stream_k", context, launches, (Buffer("partial", DType.F32, shape),))
+
+
+def _plan(
+    spec: Gemm, template: str, context: dict[str, Any], launches: tuple[Launch, ...],
+    workspace: tuple[Buffer, ...],
+) -> Plan:  # fmt: skip
+    names = ("x", *(f"{w.name}_t" for w in spec.weights), *(f"{e.name}_t" for e in spec.extras))
     return Plan(
-        template=schedule.dataflow,
+        template=template,
         context=context,
-        operands=("x", *(f"{w.name}_t" for w in spec.weights), *(f"{e.name}_t" for e in spec.extras)),
-        contiguous=("x", *(f"{w.name}_t" for w in spec.weights), *(f"{e.name}_t" for e in spec.extras)),
+        operands=names,
+        contiguous=names,
         sizes=(("B, M", "x.shape[:2]"),) if spec.batched else (("M", "x.shape[0]"),),
         outputs=tuple(_output(spec, at, output) for at, output in enumerate(spec.outputs)),
         workspace=workspace,
-        launches=tuple(launches),
+        launches=launches,
     )
 
 

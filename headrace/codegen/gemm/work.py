@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from headrace.codegen.gemm import plans as gemm
+from headrace.codegen.gemm.jobs import accumulators, widths
 from headrace.codegen.plan import cdiv
-from headrace.codegen.work import Work
+from headrace.codegen.work import Inner, Work
 from headrace.ir.device import Backend, Device
 from headrace.ir.expr import Call
 from headrace.ir.schedule import Schedule
@@ -32,20 +32,48 @@ def work(spec: Gemm, sizes: tuple[int, ...], schedule: Schedule, device: Device)
             2.0 * batch * m * n * spec.k, float(moved), device.units, 0, len(spec.weights) + 2 * epilogues
         )
     block_m, block_n, block_k = (int(schedule[name]) for name in ("block_m", "block_n", "block_k"))
-    split = int(dict(schedule.knobs).get("split_k", 1))
-    tiles = sum(cdiv(spec.weights[at].n, block_n) for at in range(len(spec.weights))) // gemm.accumulators(
-        spec
-    )
-    rows_padded = cdiv(m, block_m) * block_m
+    knobs, steps, pair = dict(schedule.knobs), cdiv(spec.k, block_k), accumulators(spec)
+    split = min(int(knobs.get("split_k", 1)), steps)
+    tiles = sum(cdiv(columns, block_n) for columns in widths(spec)) * cdiv(m, block_m) * batch
+    programs = tiles * split
+    partials = 0.0  # bytes of partial sums, written once and read once
     if schedule.dataflow == "gemv":
         moved += (cdiv(m, block_m) - 1) * batch * sum(w.n * w.k * w.dtype.itemsize for w in spec.weights)
-    if split > 1:
-        moved += 2 * 4 * batch * split * m * n
-    programs = max(tiles, 1) * cdiv(m, block_m) * batch * split
-    stages = 1 if device.backend is Backend.CPU else int(dict(schedule.knobs).get("num_stages", 1))
+    if schedule.dataflow == "stream_k":
+        programs = min(int(knobs["workers"]), tiles * steps)
+        # Each worker but the first enters a tile, in its midst unless runs are whole tiles.
+        shared = 0 if tiles % programs == 0 else min(2 * (programs - 1), tiles * steps)
+        partials = 4.0 * shared * pair * block_m * block_n
+    elif split > 1:
+        partials = 4.0 * batch * split * m * n
+    moved += 2 * int(partials)
+    stages = 1 if device.backend is Backend.CPU else int(knobs.get("num_stages", 1))
     chip = (
         stages
         * block_k
-        * (block_m * spec.x.itemsize + gemm.accumulators(spec) * block_n * spec.weights[0].dtype.itemsize)
+        * (block_m * spec.x.itemsize + pair * block_n * max(w.dtype.itemsize for w in spec.weights))
     )
-    return Work(2.0 * batch * rows_padded * n * spec.k, float(moved), programs, chip, 2 if split > 1 else 1)
+    # Masks end the loops of a CPU's kernels; a GPU computes whole tiles.
+    rows = m if device.backend is Backend.CPU else cdiv(m, block_m) * block_m
+    launches = 2 if split > 1 or schedule.dataflow == "stream_k" else 1
+    inner = None
+    if device.backend is not Backend.CPU:
+        wide, narrow = spec.x.itemsize, max(w.dtype.itemsize for w in spec.weights)
+        swap = knobs.get("swap", 0) == 1
+        inner = Inner(
+            rows=block_n if swap else block_m,
+            columns=block_m if swap else block_n,
+            reduced=block_k,
+            iterations=cdiv(tiles * steps, programs)
+            if schedule.dataflow == "stream_k"
+            else cdiv(steps, split),
+            stages=stages,
+            warps=int(knobs.get("num_warps", 4)),
+            bytes_rows=narrow if swap else wide,
+            bytes_columns=wide if swap else narrow,
+            matrix=schedule.dataflow != "gemv",
+            products=pair,
+            merged=partials,
+            merges=launches - 1,
+        )
+    return Work(2.0 * batch * rows * n * spec.k, float(moved), programs, chip, launches, inner)

@@ -1,76 +1,33 @@
 """Rows kernels: the Plans of `row` (whole rows held on chip) and `row_loop` (long rows, one pass per step).
 
 A step is a set of reductions that do not read one another; `row_loop` goes over the row once per step and
-once more for the outputs. A row's length is part of the code for the first length that a kernel meets, a
-run-time size after.
+once more for the outputs. A softmax's two steps are one pass under every stabilizer but `three_pass`. A row's
+length is part of the code for the first length that a kernel meets, a run-time size after.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
 
-from headrace.codegen import expr_triton as et
-from headrace.codegen.expr_triton import Code, Kind, Value
-from headrace.codegen.plan import Buffer, Facts, Launch, Param, Plan, conversion, next_power_of_two, pointer
+from headrace.codegen import stabilizers
+from headrace.codegen.expr_triton import Code
+from headrace.codegen.knobs import gpu, threads
+from headrace.codegen.plan import Buffer, Facts, Launch, Param, Plan, next_power_of_two, pointer
+from headrace.codegen.rows.parts import Scope, steps
+from headrace.codegen.rows.softmax import LOG2_E, pair_of
 from headrace.errors import ScheduleError
 from headrace.ir.device import Device
 from headrace.ir.dtype import DType
-from headrace.ir.expr import refs
 from headrace.ir.schedule import Schedule
-from headrace.ir.spec import Extra, Reduction, Rows
+from headrace.ir.spec import Rows
 
-IDENTITY = {"sum": "0.0", "max": 'float("-inf")', "min": 'float("inf")', "prod": "1.0"}
-COMBINE = {"sum": "{0} + {1}", "prod": "{0} * {1}"}
+__all__ = ["THREE_PASS", "plan", "stabilizer_of", "steps", "supported"]
 
-
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """An input's load: `<name>_val = <load>`; `varies` where it differs along the row."""
-
-    name: str
-    load: Code
-    varies: bool
-
-
-@dataclass(frozen=True, slots=True)
-class ReductionArg:
-    """A reduction: its value per element, the text that folds a new block into `<name>_acc`, how an axis is
-    reduced."""
-
-    name: str
-    value: Code
-    identity: Code
-    fold: Code
-    function: str
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """Reductions of one pass over the row, and the inputs that they read."""
-
-    reductions: tuple[ReductionArg, ...]
-    loads: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class RowOutput:
-    pointer: str
-    variable: str
-    value: Code
-    reduced: bool
-
-
-def steps(spec: Rows) -> tuple[tuple[Reduction, ...], ...]:
-    """Reductions in order, a new step wherever one reads a reduction of the step before it."""
-    found: list[list[Reduction]] = []
-    at: dict[str, int] = {}
-    for reduction in spec.reductions:
-        level = 1 + max((at[name] for name in refs(reduction.expr) if name in at), default=-1)
-        at[reduction.name] = level
-        while len(found) <= level:
-            found.append([])
-        found[level].append(reduction)
-    return tuple(tuple(step) for step in found)
+THREE_PASS = "three_pass"
+FALLBACK = pointer("FALLBACK", DType.I64, "fallback")
+# Stabilizers that need a look at the finished sum: rows out of range are recomputed.
+GUARDED = ("pair", "unified")
 
 
 def supported(spec: Rows, device: Device) -> str | None:
@@ -78,6 +35,10 @@ def supported(spec: Rows, device: Device) -> str | None:
     if any(extra.dtype is DType.F64 for extra in spec.inputs) or DType.F64 in spec.output_dtypes:
         return "kernels compute in float32; an operand is float64"
     return None
+
+
+def stabilizer_of(schedule: Schedule) -> str:
+    return str(dict(schedule.knobs).get(stabilizers.KNOB, THREE_PASS))
 
 
 def plan(spec: Rows, schedule: Schedule, device: Device, facts: Facts | None = None) -> Plan:
@@ -93,113 +54,141 @@ def plan(spec: Rows, schedule: Schedule, device: Device, facts: Facts | None = N
     if length is None or length == 0:
         raise ScheduleError("a Rows kernel is built for a row length; facts.sizes must hold it")
     static, bound = length > 0, abs(length)
-    knobs = dict(schedule.knobs)
-    block_r = int(knobs["block_r"])
-    looped = schedule.dataflow == "row_loop"
-    block_n = int(knobs["block_n"]) if looped else next_power_of_two(bound)
-    even = static and bound % block_n == 0
-    several = block_r > 1
-    col, row = ("col[None, :]", "row[:, None]") if several else ("col", "row")
-    guards = (["(row < R)[:, None]"] if several else []) + (
-        [] if even else [f"(col < N){'[None, :]' if several else ''}"]
-    )
-    loads = tuple(_load(extra, col, row, guards, several, even) for extra in spec.inputs)
-    env: dict[str, Value] = {e.name: et.name(f"{e.name}_val", Kind.of(e.dtype)) for e in spec.inputs}
-    env |= {
-        r.name: et.name(f"{r.name}_red", Kind.FLOAT, index="[:, None]" if several else "")
-        for r in spec.reductions
+    block_n = next_power_of_two(bound) if schedule.dataflow == "row" else int(schedule["block_n"])
+    several = schedule.dataflow != "row_split" and int(schedule["block_r"]) > 1
+    scope = Scope(spec, several, static and bound % block_n == 0, static, bound, pair_of(spec))
+    if schedule.dataflow == "row":
+        return _row(scope, schedule, block_n)
+    if schedule.dataflow == "row_loop":
+        return _row_loop(scope, schedule, device, block_n)
+    return _row_split(scope, schedule, device, block_n)
+
+
+def _row(scope: Scope, schedule: Schedule, block_n: int) -> Plan:
+    shape = "[BLOCK_R, BLOCK_N]" if scope.several else "[BLOCK_N]"
+    context: dict[str, object] = {
+        "passes": [scope.step(step, shape) for step in steps(scope.spec)],
+        "guarded": False,
     }
-    env["count"] = et.literal(float(bound)) if static else et.name("count", Kind.FLOAT)
-    shape = "[BLOCK_R, BLOCK_N]" if several else "[BLOCK_N]"
-    column = Code("" if even else ("(col < N)[None, :]" if several else "col < N"))
-    passes = []
-    for step in steps(spec):
-        args = tuple(_reduction(r, env, shape, column) for r in step)
-        names = frozenset().union(*(refs(r.expr) for r in step))
-        passes.append(Step(args, tuple(e.name for e in spec.inputs if e.name in names and "n" in e.dims)))
-    outputs = []
-    for at, output in enumerate(spec.outputs):
-        reduced = at in spec.reduced
-        # A value per row is stored from [BLOCK_R]: reductions without their column index.
-        scope = (
-            env | {r.name: et.name(f"{r.name}_red", Kind.FLOAT) for r in spec.reductions} if reduced else env
-        )
-        scope |= {
-            e.name: et.name(f"{e.name}_row", Kind.of(e.dtype))
-            for e in spec.inputs
-            if reduced and e.dims == "r"
-        }
-        value = et.render(output.expr, scope)
-        filled = et.filled(value, "[BLOCK_R]" if several else "[]") if reduced else et.filled(value, shape)
-        outputs.append(RowOutput(f"Y{at}", f"y{at}", filled, reduced))
-    read = frozenset().union(*(refs(o.expr) for o in spec.outputs))
-    full = [o for at, o in enumerate(spec.outputs) if at not in spec.reduced]
-    reading = frozenset().union(*(refs(o.expr) for o in full)) if full else frozenset()
-    params = [pointer(f"{e.name}_ptr", e.dtype, f"{e.name}_t") for e in spec.inputs]
-    params += [pointer(f"Y{at}", o.dtype, f"y{at}") for at, o in enumerate(spec.outputs)]
-    params += [Param("R", "i32", "R")] + ([] if static else [Param("N", "i32", "N")])
-    every = frozenset().union(read, *(refs(r.expr) for r in spec.reductions))
-    context = {
-        "looped": looped, "several": several, "block_r": block_r, "block_n": block_n, "static": static,
-        "n": bound, "params": [p.declaration for p in params], "loads": {load.name: load for load in loads},
-        "once": [e.name for e in spec.inputs if "n" not in e.dims and e.name in every], "passes": passes,
-        "whole": [e.name for e in spec.inputs if "n" in e.dims and e.name in every],
-        "final": [e.name for e in spec.inputs if "n" in e.dims and e.name in reading],
-        "per_row": [e.name for e in spec.inputs if e.dims == "r" and spec.reduced and e.name in every],
-        "outputs": [o for o in outputs if not o.reduced], "row_outputs": [o for o in outputs if o.reduced],
-        "mask": et.conjunction(guards), "row_index": Code(row), "col_index": Code(col), "column": column,
-        "needs_count": not static and ("count" in every), "axis": 1 if several else 0, "shape": Code(shape),
-    }  # fmt: skip
-    first = f"{spec.inputs[0].name}_t"
-    sizes = [
-        ("shape", f"{first}.shape"),
-        ("N", "shape[-1]"),
-        ("R", f"{first}.numel() // {bound if static else '(N or 1)'}"),
+    return _whole(scope, schedule, block_n, shape, context, None if scope.static else f"N <= {scope.length}")
+
+
+def _row_loop(scope: Scope, schedule: Schedule, device: Device, block_n: int) -> Plan:
+    shape = "[BLOCK_R, BLOCK_N]" if scope.several else "[BLOCK_N]"
+    how = stabilizer_of(schedule)
+    context: dict[str, object]
+    if how == THREE_PASS:
+        context = {"passes": [scope.step(step, shape) for step in steps(scope.spec)], "guarded": False}
+        context["merged"] = ()
+    else:
+        first, *rest = steps(scope.spec, scope.pair)
+        context = {"passes": [scope.step(step, shape) for step in rest]}
+        context |= {"merged": (scope.lane_step(first, pair=True),)}
+        context |= _lanes(scope, schedule, device, block_n) | _softmax(scope, how)
+    return _whole(scope, schedule, block_n, shape, context, None)
+
+
+def _whole(
+    scope: Scope,
+    schedule: Schedule,
+    block_n: int,
+    shape: str,
+    more: dict[str, object],
+    exact: str | None,
+) -> Plan:
+    """One launch of a program per BLOCK_R rows."""
+    block_r = int(schedule["block_r"])
+    inputs, outputs, sizes = scope.params()
+    guarded = bool(more["guarded"])
+    params = [*inputs, *outputs, *([FALLBACK] if guarded else []), *sizes]
+    context = scope.context() | {
+        "looped": schedule.dataflow == "row_loop", "block_r": block_r, "block_n": block_n,
+        "params": [p.declaration for p in params], "shape": Code(shape),
+        "outputs": [o for o in scope.outputs(shape) if not o.reduced],
+        "row_outputs": [o for o in scope.outputs(shape) if o.reduced],
+    } | more  # fmt: skip
+    grid = (f"(R + {block_r - 1}) // {block_r}" if scope.several else "R", "1", "1")
+    return _plan(scope, schedule, context, [(schedule.dataflow, params, grid)], guarded, exact)
+
+
+def _row_split(scope: Scope, schedule: Schedule, device: Device, block_n: int) -> Plan:
+    """A launch per pass, of a program per chunk of a row, which leaves its partial values in PART; the
+    programs of later launches each merge the partial values of their row, in one order."""
+    splits = int(schedule["splits"])
+    how = stabilizer_of(schedule)
+    pair = scope.pair if how != THREE_PASS else None
+    passes = [
+        scope.lane_step(step, pair=pair is not None and not at)
+        for at, step in enumerate(steps(scope.spec, pair))
     ]
-    warps = int(knobs.get("num_warps", 4))
-    grid = (f"(R + {block_r - 1}) // {block_r}" if several else "R", "1", "1")
+    context = _lanes(scope, schedule, device, block_n)
+    context |= _softmax(scope, how) if pair is not None else {"guarded": False, "how": ""}
+    guarded = bool(context["guarded"])
+    inputs, outputs, sizes = scope.params()
+    part = pointer("PART", DType.F32, "part")
+    width = max(sum(step.values for step in passes), 1)
+    launches: list[tuple[str, Sequence[Param], tuple[str, str, str]]] = []
+    for at in range(len(passes)):
+        launches.append((f"row_split_pass_{at}", (*inputs, part, *sizes), (f"R * {splits}", "1", "1")))
+    full = len(scope.spec.outputs) > len(scope.spec.reduced)
+    last = (*inputs, *outputs, part, *([FALLBACK] if guarded else []), *sizes)
+    launches.append(("row_split", last, (f"R * {splits}" if full else "R", "1", "1")))
+    context |= scope.context() | {
+        "merged": tuple(passes), "splits": splits, "block_s": next_power_of_two(splits), "block_n": block_n,
+        "pass_params": [p.declaration for p in launches[0][1]], "params": [p.declaration for p in last],
+        "slots": tuple(sum(step.values for step in passes[:at]) for at in range(len(passes))), "width": width,
+        "outputs": [o for o in scope.outputs("[BLOCK_N]") if not o.reduced],
+        "row_outputs": [o for o in scope.outputs("[BLOCK_N]") if o.reduced],
+    }  # fmt: skip
+    made = _plan(scope, schedule, context, launches, guarded, None)
+    return replace(made, workspace=(Buffer("part", DType.F32, ("R", str(splits), str(width))),))
+
+
+def _lanes(scope: Scope, schedule: Schedule, device: Device, block_n: int) -> dict[str, object]:
+    """Blocks as [BLOCK_N / LANES, LANES]: on a CPU four vectors of running values, on a GPU one to four
+    values a thread, so that a block is reduced within registers."""
+    if gpu(device):
+        lanes = min(max(block_n // 4, threads(schedule, device)), 4 * threads(schedule, device), block_n)
+    else:
+        lanes = min(64, block_n)
+    whole, partial = replace(scope, even=True), replace(scope, even=False)
+    return {
+        "lanes": next_power_of_two(lanes), "even": scope.even,
+        "whole_loads": {load.name: load for load in whole.loads()},
+        "tail_loads": {load.name: load for load in partial.loads()},
+    }  # fmt: skip
+
+
+def _softmax(scope: Scope, how: str) -> dict[str, object]:
+    assert scope.pair is not None
+    phi = scope.spec.phi or 0
+    return {
+        "how": how, "guarded": how in GUARDED, "safe": scope.pair.safe, "log2e": Code(repr(LOG2_E)),
+        "lowest": stabilizers.LOWEST, "highest": stabilizers.HIGHEST,
+        "phi": Code(f"({phi}.0)"), "slack": Code(repr(stabilizers.SLACK / LOG2_E)),
+        "score_reads": scope.read(scope.pair.score),
+    }  # fmt: skip
+
+
+def _plan(
+    scope: Scope,
+    schedule: Schedule,
+    context: dict[str, object],
+    launches: Sequence[tuple[str, Sequence[Param], tuple[str, str, str]]],
+    guarded: bool,
+    exact: str | None,
+) -> Plan:
+    knobs = dict(schedule.knobs)
+    warps, stages = int(knobs.get("num_warps", 4)), int(knobs.get("num_stages", 2))
+    spec = scope.spec
     return Plan(
         template=schedule.dataflow,
         context=context,
         operands=tuple(f"{e.name}_t" for e in spec.inputs),
         contiguous=tuple(f"{e.name}_t" for e in spec.inputs if e.dims),
-        exact=(f"N == {bound}",) if static else ((f"N <= {bound}",) if not looped else ()),
-        sizes=tuple(sizes),
-        outputs=tuple(
-            Buffer(f"y{at}", o.dtype, ("*shape[:-1]",) if at in spec.reduced else ("*shape",))
-            for at, o in enumerate(spec.outputs)
-        ),
-        launches=(Launch(schedule.dataflow, tuple(params), grid, warps, int(knobs.get("num_stages", 2))),),
+        exact=(f"N == {scope.length}",) if scope.static else ((exact,) if exact else ()),
+        sizes=scope.host_sizes(),
+        outputs=scope.buffers(),
+        launches=tuple(Launch(name, tuple(params), grid, warps, stages) for name, params, grid in launches),
+        counters=(FALLBACK.host,) if guarded else (),
     )
-
-
-def _load(extra: Extra, col: str, row: str, guards: list[str], several: bool, even: bool) -> Loaded:
-    name = f"{extra.name}_ptr"
-    convert = conversion(extra)
-    if extra.dims == "":
-        return Loaded(extra.name, Code(f"tl.load({name}){convert}"), False)
-    if extra.dims == "r":
-        mask = ", mask=(row < R)[:, None], other=0" if several else ""
-        return Loaded(extra.name, Code(f"tl.load({name} + {row}{mask}){convert}"), False)
-    if extra.dims == "n":
-        mask = "" if even else f", mask={'(col < N)[None, :]' if several else 'col < N'}, other=0"
-        return Loaded(extra.name, Code(f"tl.load({name} + {col}{mask}){convert}"), True)
-    mask = f", mask={' & '.join(guards)}, other=0" if guards else ""
-    return Loaded(extra.name, Code(f"tl.load({name} + {row} * N + {col}{mask}){convert}"), True)
-
-
-def _reduction(reduction: Reduction, env: dict[str, Value], shape: str, column: Code) -> ReductionArg:
-    value = et.as_float(et.render(reduction.expr, env))
-    identity = IDENTITY[reduction.kind]
-    text = str(et.filled(value, shape))
-    if not refs(reduction.expr) & {name for name in env if env[name].text.endswith("_val")}:
-        text = f"tl.zeros({shape}, dtype=tl.float32) + {value.text}"
-    if column:
-        text = f"tl.where({column}, {text}, {identity})"
-    acc = f"{reduction.name}_acc"
-    if reduction.kind in COMBINE:
-        folded = COMBINE[reduction.kind].format(acc, f"({text})" if reduction.kind == "prod" else text)
-    else:
-        fn = {"max": "maximum", "min": "minimum"}[reduction.kind]
-        folded = f"tl.{fn}({acc}, {text}, propagate_nan=tl.PropagateNan.ALL)"
-    return ReductionArg(reduction.name, Code(text), Code(identity), Code(folded), f"reduce_{reduction.kind}")

@@ -6,6 +6,7 @@ whose `fx` is its name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -51,6 +52,9 @@ def capture(module: fx.GraphModule) -> Captured:
     walk = _Walk()
     for node in module.graph.nodes:
         walk.visit(node)
+        path = module_path(node)
+        if path:
+            walk.graph.modules[node.name] = path
     return Captured(walk.graph, walk.by_fx)
 
 
@@ -201,6 +205,25 @@ def _flat(value: object) -> list[object]:
     if isinstance(value, dict):
         return [leaf for element in value.values() for leaf in _flat(element)]
     return [value]
+
+
+def module_path(node: fx.Node) -> str:
+    """The path of the innermost module that computed a value, such as `model.layers.3.self_attn`; else empty.
+
+    Where Dynamo found the model (`L['self']`, a variable of a closure) is left out, so that a model has the
+    same paths however it was compiled.
+    """
+    stack = node.meta.get("nn_module_stack")
+    if not stack and is_getitem(node) and isinstance(node.args[0], fx.Node):
+        stack = node.args[0].meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path, _ = list(stack.values())[-1]
+    return _PLACE.sub("_", _ROOT.sub("", str(path)))
+
+
+_ROOT = re.compile(r"^[LG]\['\w+'\]\.?")
+_PLACE = re.compile(r"[^\w.]+")  # what a path in a list of licences cannot hold
 
 
 @lru_cache(maxsize=4096)

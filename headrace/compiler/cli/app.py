@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import typer
 
-from headrace.compiler.cli import config, database, doctor, explain, targets, tune
+from headrace.compiler.cli import calibrate, config, database, doctor, explain, targets, tune
 from headrace.errors import HeadraceError
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(tune.app, name="tune")
 app.command("explain")(explain.explain)
+app.command("calibrate")(calibrate.calibrate)
 app.add_typer(database.app, name="db")
 app.command("targets")(targets.targets)
 app.command("doctor")(doctor.doctor)

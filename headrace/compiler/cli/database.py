@@ -57,12 +57,14 @@ def info(database: Database = None, json: Json = False) -> None:
 
     Example: headrace db info
     """
+    from headrace.autotune.db.calibrations import names
     from headrace.configuration import current
 
     out = Output(json)
     with opened(database) as store:
         held = store.info()
         runs = store.runs()
+        calibrations = names(store.calibrations())
     path = held.path or database or current().database_path
     out.facts(
         [
@@ -72,6 +74,7 @@ def info(database: Database = None, json: Json = False) -> None:
             ("operations", held.operations),
             ("damaged rows", held.damaged),
             ("tuning runs", len(runs)),
+            ("calibrations", ", ".join(calibrations) or "none"),
         ]
     )
     if held.verdicts:
@@ -89,6 +92,7 @@ def info(database: Database = None, json: Json = False) -> None:
             "verdicts": held.verdicts,
             "environments": held.environments,
             "runs": len(runs),
+            "calibrations": list(calibrations),
         }
     )
 

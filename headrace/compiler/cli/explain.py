@@ -9,12 +9,16 @@ from typing import Annotated, Any
 
 import typer
 
+from headrace.compiler.cli import regimes as regime_tables
+from headrace.compiler.cli.database import Database
 from headrace.compiler.cli.output import Json, Output, seconds, shortened
 from headrace.compiler.cli.subject import HELP, load
 from headrace.compiler.cli.trace import Traced, trace
 from headrace.compiler.options import Options
 from headrace.compiler.records import GraphRecord
 from headrace.compiler.runtime import Decision
+from headrace.configuration import current
+from headrace.errors import UnknownOption
 
 
 def explain(
@@ -29,14 +33,36 @@ def explain(
     source: Annotated[
         bool, typer.Option("--source", help="Print the rendered Triton of each kernel.")
     ] = False,
+    regimes: Annotated[
+        bool,
+        typer.Option(
+            "--regimes", help="Which schedule serves which number of rows M of each product, instead."
+        ),
+    ] = False,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="With --regimes: draw them into this SVG file.")
+    ] = None,
+    database: Database = None,
+    calibration: Annotated[
+        str | None, typer.Option("--calibration", help="A calibration's name, as the backend's option.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show what headrace makes of a model: kernels, schedules, and a reason for everything it leaves.
 
-    Example: headrace explain smollm2
+    Examples: headrace explain smollm2;  headrace explain smollm2 --regimes --plot regimes.svg
     """
     out = Output(json)
-    options = Options(claim=claim, dump=None if ir is None else str(ir))
+    calibration = calibration or current().settings.calibration
+    if not regimes and (plot is not None or (database is not None and calibration is None)):
+        raise UnknownOption("--plot and --database belong to regimes: give --regimes too")
+    if regimes:
+        regime_tables.show(out, subject, claim, plot, database)
+        return
+    options = Options(
+        claim=claim, dump=None if ir is None else str(ir), calibration=calibration,
+        database=None if database is None else str(database),
+    )  # fmt: skip
     found = [trace(each, options) for each in load(subject)]
     for traced in found:
         _show(out, traced, full=full)
@@ -90,6 +116,7 @@ def _show(out: Output, traced: Traced, *, full: bool) -> None:
         if graph.note:
             out.line(graph.note)
         _claims(out, graph, traced.decisions, full=full)
+        _stabilizers(out, graph)
         if graph.unclaimed:
             out.heading("not claimed")
         if full:
@@ -122,6 +149,20 @@ def _claims(out: Output, graph: GraphRecord, decisions: tuple[Decision, ...], *,
              _because(decision), seconds(decision.seconds if decision else None))
         )  # fmt: skip
     out.table(("kernels", "spec", "schedule", "because", "median"), rows)
+
+
+def _stabilizers(out: Output, graph: GraphRecord) -> None:
+    """What a calibration or a bound permits the attentions, and why not."""
+    said: dict[str, list[str]] = {}
+    for claim in graph.claims:
+        if claim.note:
+            said.setdefault(claim.note, []).append(claim.site or claim.node)
+    if said:
+        out.heading("unified maximum")
+        out.table(
+            ("sites", "first", "why"),
+            ((len(found), shortened(found[0], 40), note) for note, found in said.items()),
+        )
 
 
 def _because(decision: Decision | None) -> str:

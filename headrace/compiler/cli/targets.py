@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,17 @@ def targets(
     ] = None,
     dtype: Annotated[str, typer.Option("--dtype", help="bf16, f16 or f32.")] = "bf16",
     only: Annotated[str | None, typer.Option("--only", help="One dataflow, such as gemv or decode.")] = None,
+    double_buffer: Annotated[
+        bool, typer.Option("--double-buffer", help="The flat Gemms at 1 to 4 stages: asynchronous copies.")
+    ] = False,
+    write: Annotated[
+        Path | None,
+        typer.Option(
+            "--write",
+            help="A Markdown document; its lines between <!-- table: defaults --> (or "
+            "double-buffer) and <!-- end: ... --> are replaced by the table.",
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Build each dataflow's default schedule for each target; registers, spills, shared memory, matrix units.
@@ -26,8 +38,11 @@ def targets(
     Exits with 1 when a default schedule spills registers.
 
     Example: headrace targets --target cuda:90 --only decode
+
+    Example: headrace targets --double-buffer --only flat --write docs/targets.md
     """
-    from headrace.codegen.targets import GPU_TARGETS, examples, table
+    from headrace.codegen import target_table
+    from headrace.codegen.targets import GPU_TARGETS, examples
 
     out = Output(json)
     for name in target or ():
@@ -41,7 +56,12 @@ def targets(
         chosen = tuple(example for example in chosen if example.dataflow == only)
         if not chosen:
             raise BuildError(f"there is no dataflow {only!r}{_nearest(only, known)}")
-    lines = table(tuple(target or GPU_TARGETS), chosen)
+    made = target_table.double_buffer if double_buffer else target_table.table
+    lines = made(tuple(target or GPU_TARGETS), chosen)
+    if write is not None:
+        name = "double-buffer" if double_buffer else "defaults"
+        text = target_table.stages_markdown(lines) if double_buffer else target_table.markdown(lines)
+        target_table.replace_table(write, name, text)
     out.table(
         (
             "target",
@@ -52,6 +72,7 @@ def targets(
             "spilled",
             "shared",
             "matrix instructions",
+            "asynchronous copies",
         ),
         (
             (
@@ -63,6 +84,7 @@ def targets(
                 line.spills,
                 f"{line.shared_bytes / 1024:.0f} KiB",
                 line.matrix,
+                line.copies,
             )
             for line in lines
         ),

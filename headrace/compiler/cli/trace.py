@@ -6,6 +6,7 @@ it does under `torch.compile(backend="headrace")`.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,14 +34,16 @@ class Traced:
 
 def trace(subject: Subject, options: Options) -> Traced:
     """Trace a subject with its example arguments and run it once."""
-    from headrace.compiler import resolve
+    from headrace.compiler import licences, resolve
     from headrace.compiler.backend import interpreted
     from headrace.compiler.rewrite import Rewriting
 
     records: list[GraphRecord] = []
+    # Here and once: a name that the database does not know is the user's mistake, not a failed rewrite.
+    pipeline = functools.partial(resolve.default_pipeline, licences=licences.load(options))
 
     def backend(module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
-        rewriting = Rewriting(f"{subject.name}#{len(records)}", options, resolve.default_pipeline)
+        rewriting = Rewriting(f"{subject.name}#{len(records)}", options, pipeline)
         compiled = interpreted(module, inputs, rewriting)
         if rewriting.record is not None:
             records.append(rewriting.record)
@@ -50,7 +53,7 @@ def trace(subject: Subject, options: Options) -> Traced:
     breaks = _graph_breaks()
     RUNTIME.forget()  # so that what is found below was decided for this subject
     compiled = torch.compile(subject.function, backend=backend)
-    with torch.no_grad():
+    with torch.no_grad(), upstream.many_recompilations():
         subject.run(compiled)
     specs = {claim.spec for record in records for claim in record.claims}
     decisions = tuple(decision for decision in RUNTIME.decisions() if decision.spec in specs)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from headrace.compiler.cli import tuning
+from headrace.compiler.cli import regimes, tuning
 from headrace.compiler.cli.database import Database, opened
 from headrace.compiler.cli.output import Json, Output
 from headrace.compiler.cli.subject import HELP, load
@@ -14,11 +14,6 @@ from headrace.compiler.cli.trace import trace
 from headrace.compiler.options import Options
 
 app = typer.Typer(help="Measure schedules and remember them.", no_args_is_help=True)
-
-
-@app.callback()
-def _group() -> None:
-    """Keeps `run` a verb of its own while it is the only one."""
 
 
 @app.command()
@@ -71,3 +66,6 @@ def run(
     out.result({**tuning.document(report), "database": place})
     if report.interrupted:
         raise typer.Exit(130)
+
+
+app.command("regimes")(regimes.regimes)

@@ -50,12 +50,17 @@ class Rows:
     none. The row length is the reserved name `count` (a float). The first input is `rn` and decides R and N.
     Sizes known at run time: (r, n). Outputs are `[R, N]`, or `[R]` where `reduced` lists their position
     (their expression then reads no `n`-varying name).
+
+    `phi` permits a Schedule to take exp(x - phi) for exp(x - m) in a softmax, one constant (in nats) for all
+    rows instead of their maxima, guarded: rows that phi does not suit are recomputed. Without it, only exact
+    stabilizers are permitted.
     """
 
     inputs: tuple[Extra, ...]
     reductions: tuple[Reduction, ...]
     outputs: tuple[Output, ...]
     reduced: tuple[int, ...] = ()
+    phi: int | None = None
 
     kind = "Rows"
 
@@ -73,6 +78,8 @@ class Rows:
                 raise SpecSyntaxError(f"output {output} reads an unknown name")
             if at in self.reduced and refs(output.expr) & varying:
                 raise SpecSyntaxError(f"output {output} is one value per row but reads a row")
+        if self.phi is not None and abs(self.phi) > 1 << 20:
+            raise SpecSyntaxError(f"phi = {self.phi} is out of range")
 
     def sizes(self, shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
         """(r, n): all leading dimensions of the first operand taken as one, and its last."""
@@ -90,9 +97,10 @@ class Rows:
         return tuple(output.dtype for output in self.outputs)
 
     def __str__(self) -> str:
+        licence = "" if self.phi is None else f"; phi={self.phi}"
         return (
             f"Rows{{inputs={listing(self.inputs)}; reductions={listing(self.reductions)}; "
-            f"outputs={listing(self.outputs)}; reduced={listing(self.reduced)}}}"
+            f"outputs={listing(self.outputs)}; reduced={listing(self.reduced)}{licence}}}"
         )
 
     @property
@@ -108,6 +116,7 @@ class Rows:
                 reductions=tuple(Reduction.parse(part) for part in unlist(found["reductions"])),
                 outputs=tuple(Output.parse(part) for part in unlist(found["outputs"])),
                 reduced=tuple(int(part) for part in unlist(found["reduced"])),
+                phi=int(found["phi"]) if "phi" in found else None,
             )
         except (KeyError, ValueError) as error:
             raise SpecSyntaxError(f"cannot read {text[:80]!r}: {error}") from None

@@ -29,6 +29,7 @@ def machine_of(target: CpuTarget) -> Machine:
         vnni=target.has("avx512vnni" if wide else "avxvnni"),
         amx_bf16=wide and target.has("amx-tile", "amx-bf16"),
         amx_int8=wide and target.has("amx-tile", "amx-int8"),
+        bytes_to_bf16=wide and target.has("avx512bf16", "avx512vbmi"),
     )
 
 

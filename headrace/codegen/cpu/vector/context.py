@@ -44,6 +44,7 @@ class Machine:
     vnni: bool = False
     amx_bf16: bool = False
     amx_int8: bool = False
+    bytes_to_bf16: bool = False  # by table, see lanes/byte_table.py
 
 
 @dataclass(frozen=True, slots=True)

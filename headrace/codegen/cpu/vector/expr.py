@@ -21,6 +21,8 @@ from headrace.codegen.cpu.vector.context import ZERO, Context, Index, const, tex
 
 Shape = tuple[int, ...]
 NONE = -1
+# Identities for memo keys, which outlive the objects (`id` would be given out again). Never in the generated
+# text: two processes that count differently write the same code.
 _NUMBERS = itertools.count()
 
 

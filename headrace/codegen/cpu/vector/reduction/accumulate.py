@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from headrace.codegen.cpu.vector.context import SIZES, Context, Index, vector_type
 from headrace.codegen.cpu.vector.expr import Broadcast, Buffer, ExpandDims, Expr, Transpose
+from headrace.codegen.cpu.vector.lanes import byte_table
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.lanes.vnni import multiply_pairs
 from headrace.codegen.cpu.vector.memory.transfer import Load
@@ -24,7 +25,8 @@ class Accumulate:
     """Update of one accumulator of ``width`` lanes from ``step`` elements along the reduced dimension.
 
     With ``a`` and ``b`` it is acc + a * b; ``pairs`` multiplies bf16 elements two at a time into each
-    f32 lane, or signed bytes two at a time into each i32 lane.
+    f32 lane, or signed bytes two at a time into each i32 lane. With bf16 ``a`` and signed bytes ``b`` the
+    bytes become bf16 on the way.
     """
 
     combine: Combine
@@ -49,8 +51,12 @@ class Accumulate:
             x = self.a.eval(g, index, axis, self.step)
             y = self.b.eval(g, index, axis, self.step)
             if bound is not None:
-                kind = vector_type(self.a.element, self.step)
-                x, y = (g.select(f"<{self.step} x i1>", bound, kind, v, "zeroinitializer") for v in (x, y))
+                x, y = (
+                    g.select(
+                        f"<{self.step} x i1>", bound, vector_type(o.element, self.step), v, "zeroinitializer"
+                    )
+                    for o, v in ((self.a, x), (self.b, y))
+                )
             if e == "i32":
                 wide = vector_type("i16", self.step)
                 words = [
@@ -58,10 +64,12 @@ class Accumulate:
                     for v in (x, y)
                 ]
                 return multiply_pairs(g, acc, words[0], words[1], w)
+            if self.b.element == "i8":
+                for p, q in zip(byte_table.alike(g, x), byte_table.as_bf16(g, y), strict=True):
+                    acc = _dot(g, acc, p, q)
+                return acc
             x, y = (g.bitcast("<32 x i16>", v, "<32 x bfloat>") for v in (x, y))
-            return g.call(
-                DOT, "<16 x float>", ("<16 x float>", acc), ("<32 x bfloat>", x), ("<32 x bfloat>", y)
-            )
+            return _dot(g, acc, x, y)
         if self.a is not None and self.b is not None and bound is None:
             x = self.a.eval(g, index, axis, self.step)
             y = self.b.eval(g, index, axis, self.step)
@@ -73,21 +81,35 @@ class Accumulate:
         return self.combine.apply(g, acc, value, w)
 
 
-def widened_from(expr: Expr, element: str) -> Expr | None:
+def _dot(g: Context, acc: str, x: str, y: str) -> str:
+    """``acc`` plus the products of neighbouring bf16."""
+    return g.call(DOT, "<16 x float>", ("<16 x float>", acc), ("<32 x bfloat>", x), ("<32 x bfloat>", y))
+
+
+def widened_from(
+    expr: Expr, element: str, conversions: tuple[str, ...] = ("arith.extf", "arith.extsi")
+) -> Expr | None:
     """The expression of this element type that ``expr`` only widens (bf16 to f32, i8 to i32), if there is
     one."""
     expr = expr.resolved()
-    widens = isinstance(expr, Elementwise) and expr.op in ("arith.extf", "arith.extsi")
+    widens = isinstance(expr, Elementwise) and expr.op in conversions
     if widens and expr.operands[0].element == element:
         return expr.operands[0]
     if isinstance(expr, ExpandDims | Broadcast | Transpose):
-        inner = widened_from(expr.operands[0], element)
+        inner = widened_from(expr.operands[0], element, conversions)
         if inner is None:
             return None
         if isinstance(expr, ExpandDims):
             return ExpandDims(inner, expr.axis)
         return Transpose(inner, expr.order) if isinstance(expr, Transpose) else Broadcast(inner, expr.shape)
     return None
+
+
+def _signed_bytes(expr: Expr) -> Expr | None:
+    """The signed bytes that an f32 ``expr`` was made from, on the way through bf16 perhaps (which is exact)."""
+    conversion = ("arith.sitofp",)
+    short = widened_from(expr, "bfloat")
+    return widened_from(expr if short is None else short, "i8", conversion)
 
 
 def direct(expr: Expr, dim: int) -> bool:
@@ -122,6 +144,12 @@ def accumulate(
             return Accumulate(combine, g.machine.lanes, 2 * g.machine.lanes, x, y, True)
     if product and combine == Combine("arith.addf", "float"):
         a, b = top.operands
+        if g.machine.bytes_to_bf16 and size >= byte_table.STEP:
+            for x, y in ((a, b), (b, a)):
+                short, narrow = widened_from(x, "bfloat"), _signed_bytes(y)
+                if short is not None and narrow is not None and direct(short, axis) and direct(narrow, axis):
+                    keep += [short, narrow]
+                    return Accumulate(combine, 16, byte_table.STEP, short, narrow, True)
         if g.machine.bf16_dot and size >= 32:
             x, y = (widened_from(o, "bfloat") for o in (a, b))
             if x is not None and y is not None and direct(x, axis) and direct(y, axis):

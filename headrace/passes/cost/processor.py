@@ -1,12 +1,12 @@
-"""The cost model: a roofline over what a schedule makes a device do.
+"""The cost model of processors: a roofline over what a schedule makes the cores do.
 
     seconds = launches * L + max(flops / (F * f * u), bytes / (B * b * v)) * max(1, chip / C)
     u       = programs / (ceil(programs / units) * units)            the last wave is rarely full
     v       = min(1, programs / units)                               one unit cannot fill the memory bus
 
 with L, F, B, C, units of the Device and f, b the shares of the peaks that a dataflow reaches (`EFFICIENCY`).
-It ranks; it does not predict: measurements replace it wherever there are any. Sizes enter as numbers, through
-`codegen.work`, so what is solved for, a crossing of two dataflows, is an integer that is found by bisection.
+Out-of-order cores and prefetchers hide latencies, so none of a GPU's terms are here. Sizes enter as numbers,
+through `codegen.work`: what is solved for, a crossing of two dataflows, is an integer, found by bisection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import sympy
 
 from headrace.codegen.families import work_of
 from headrace.codegen.work import Work
-from headrace.ir.device import Backend, Device
+from headrace.ir.device import Device
 from headrace.ir.dtype import DType
 from headrace.ir.schedule import LIBRARY, Schedule
 from headrace.ir.spec import Attention, Gemm, Spec
@@ -47,54 +47,50 @@ class Efficiency:
     calls: float = 1.0
 
 
-# The first guess. On GPUs: vector units reach half their peak in a GEMV; a library padded to 64 rows reads a
-# matrix at about 82 % of a GEMV's speed (FlashDecoding++, section 5). On CPUs: default schedules on two Zen 4
-# cores, a transformer's sizes, against the peak of two fused multiply-adds a cycle; the library's calls carry
-# repacking of 16-bit weights and the dispatch of an operator.
-EFFICIENCY: Mapping[tuple[bool, str], Efficiency] = {
-    (True, "gemv"): Efficiency(0.50, 0.90, matrix=False),
-    (True, "flat"): Efficiency(0.35, 0.85),
-    (True, "tiled"): Efficiency(0.60, 0.80),
-    (True, "prefill"): Efficiency(0.45, 0.80),
-    (True, "decode"): Efficiency(0.20, 0.85),
-    (True, "row"): Efficiency(0.50, 0.90, matrix=False),
-    (True, "row_loop"): Efficiency(0.50, 0.80, matrix=False),
-    (True, "library"): Efficiency(0.75, 0.74),
-    (False, "gemv"): Efficiency(0.50, 0.90),
-    (False, "flat"): Efficiency(0.58, 0.85),
-    (False, "tiled"): Efficiency(0.60, 0.80),
-    (False, "prefill"): Efficiency(0.20, 0.80),
-    (False, "decode"): Efficiency(0.28, 0.85),
-    (False, "row"): Efficiency(0.20, 0.90, matrix=False),
-    (False, "row_loop"): Efficiency(0.20, 0.80, matrix=False),
-    (False, "library"): Efficiency(0.45, 0.60, calls=8.0),
+# Default schedules on two Zen 4 cores, a transformer's sizes, against the peak of two fused multiply-adds a
+# cycle; the library's calls carry repacking of 16-bit weights and the dispatch of an operator.
+EFFICIENCY: Mapping[str, Efficiency] = {
+    "gemv": Efficiency(0.50, 0.90),
+    "flat": Efficiency(0.58, 0.85),
+    "tiled": Efficiency(0.60, 0.80),
+    "stream_k": Efficiency(0.50, 0.80),
+    "prefill": Efficiency(0.20, 0.80),
+    "decode": Efficiency(0.28, 0.85),
+    "stream_decode": Efficiency(0.28, 0.85),
+    "row": Efficiency(0.20, 0.90, matrix=False),
+    "row_loop": Efficiency(0.20, 0.80, matrix=False),
+    "row_split": Efficiency(0.20, 0.80, matrix=False),
+    "library": Efficiency(0.45, 0.60, calls=8.0),
 }
 _CPU_ATTENTION = Efficiency(0.05, 0.60, calls=8.0)
 
 
 def seconds(spec: Spec, sizes: tuple[int, ...], schedule: Schedule, device: Device) -> float:
-    """The model's time of one call."""
-    reach = EFFICIENCY[device.backend is not Backend.CPU, schedule.dataflow]
-    if isinstance(spec, Attention) and schedule == LIBRARY and device.backend is Backend.CPU:
+    """The model's time of one call.
+
+    Raises:
+        DeviceError: the device's bandwidth or peak is unknown.
+    """
+    reach = EFFICIENCY[schedule.dataflow]
+    if isinstance(spec, Attention) and schedule == LIBRARY:
         reach = _CPU_ATTENTION
     return of_work(work_of(spec, sizes, schedule, device), reach, _sixteen(spec), device)
 
 
 def of_work(work: Work, reach: Efficiency, sixteen: bool, device: Device) -> float:
     """The model's time of a Work; `sixteen` where products are of 16-bit operands."""
-    peak = device.flops_16 if reach.matrix and sixteen else device.flops_f32
+    peak = device.figure("flops_16" if reach.matrix and sixteen else "flops_f32")
     return _evaluator()(
         work.flops,
         work.bytes,
         max(work.programs, 1),
         work.on_chip_bytes,
         work.launches,
-        # Figures that a Device does not know: ones that decide nothing.
-        (peak or 1e15) * reach.flops,
-        (device.bandwidth or 1e12) * reach.bandwidth,
+        peak * reach.flops,
+        device.figure("bandwidth") * reach.bandwidth,
         max(device.units, 1),
-        device.on_chip_bytes or 1 << 40,
-        (device.launch_seconds or 1e-6) * reach.calls,
+        device.on_chip_bytes or 1 << 40,  # unknown caches slow nothing down
+        device.figure("launch_seconds") * reach.calls,
     )
 
 

@@ -1,0 +1,65 @@
+"""What data sheets do not say: at most eight constants per architecture, fitted on recorded timings.
+
+`python -m benchmarks cost_model --data FOLDER --fit` fits them again. An architecture without recorded kernel
+timings takes those of a fitted one: times are kept in cycles of the multiprocessors' clock, for a card of twice
+the clock has about half the latency (A100 against L40S), and shares are properties of a design.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+from headrace.ir.device import Backend, Device
+
+
+@dataclass(frozen=True, slots=True)
+class Constants:
+    """The fitted constants of one architecture.
+
+    Attributes:
+        launch: cycles from the end of a kernel to the start of the next on one stream.
+        latency: cycles from asking main memory to having the answer, loaded.
+        dram: the share of the data sheet's bandwidth that a long stream reaches.
+        ramp: what short streams lose: their time is (1 + ramp) of what the bandwidth allows.
+        sync: cycles of one iteration that nothing hides: barriers, addresses, the matrix pipeline's drain.
+        traffic: the part of an iteration's traffic between shared memory and registers that is not hidden.
+        convert: 8-bit integers that a multiprocessor turns to floats, per cycle.
+        call: cycles of each small kernel around a library's attention (rearranging, metadata, merging).
+    """
+
+    launch: float
+    latency: float
+    dram: float
+    ramp: float
+    sync: float
+    traffic: float
+    convert: float
+    call: float
+
+    def values(self) -> tuple[float, ...]:
+        return tuple(float(getattr(self, field.name)) for field in fields(self))
+
+
+SM_80 = Constants(
+    launch=3170.0, latency=754.0, dram=0.904, ramp=0.346, sync=190.0, traffic=0.408, convert=17.3, call=7230.0
+)  # fmt: skip
+
+# L40S: library products beyond the cache and FlashAttention 2's decode attention. What shapes a multiprocessor's
+# iteration (sync, traffic, convert) was not recorded there and is Ampere's.
+SM_89 = Constants(
+    launch=3218.0, latency=507.0, dram=0.864, ramp=0.117, sync=190.0, traffic=0.408, convert=17.3, call=10907.0
+)  # fmt: skip
+
+# MI300X: published hipBLASLt timings of few rows; the rest as on the A100.
+GFX942 = Constants(
+    launch=8543.0, latency=754.0, dram=0.904, ramp=0.242, sync=190.0, traffic=0.408, convert=17.3, call=7230.0
+)  # fmt: skip
+
+FITTED: Mapping[str, Constants] = {"sm_80": SM_80, "sm_89": SM_89, "gfx942": GFX942}
+
+
+def of(device: Device) -> Constants:
+    """The constants that the model uses for a GPU: its architecture's, else those of its maker's data-centre
+    card."""
+    return FITTED.get(device.arch, GFX942 if device.backend is Backend.ROCM else SM_80)
