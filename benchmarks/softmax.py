@@ -1,9 +1,9 @@
 """Softmax of float32 rows, out of the caches and in them: three passes against two, per length of a row.
 
-`three_pass` reads a row for its maximum, its sum and its outputs; `online`, `lazy` and `pair` read it twice (Two-Pass
-Softmax, arXiv 2001.04438: up to 28 % less time out of cache with AVX-512). All take the same
-exponentials, so that only the passes differ. `chosen` is the default schedule of the dataflow that the cost model
-ranks first; the floor is a copy of the row past the caches, one read and one write.
+`three_pass` reads a row for its maximum, its sum and its outputs; `online`, `lazy` and `pair` read it twice
+(Two-Pass Softmax, arXiv 2001.04438: up to 28 % less time out of cache with AVX-512). All take the same
+exponentials, so that only the passes differ. `chosen` is the default schedule of the dataflow that the cost
+model ranks first; the floor is a copy of the row past the caches, one read and one write.
 """
 
 from __future__ import annotations

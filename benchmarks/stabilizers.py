@@ -7,6 +7,7 @@ only the stabilizer differs. `online` runs twice, and what its two runs differ b
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,13 +55,19 @@ class Shape:
 
 
 def run(rounds: int = 0, *, only: tuple[str, ...] = (), best: bool = False, cpu: bool = False) -> Result:
-    """A row per shape: the time of `online` and how many times faster each other peer is."""
+    """A row per shape: the time of `online` and how many times faster each other peer is.
+
+    With `cpu`, processor time instead of wall time: for one thread on a machine with other work.
+    """
+    if cpu and torch.get_num_threads() > 1:
+        raise SystemExit("--cpu-time needs --threads 1")
+    clock = time.thread_time if cpu else time.perf_counter
     result = Result(
         f"stabilizers of attention, bfloat16, batch 1, {torch.get_num_threads()} threads",
         ("shape", "dataflow", "online", *PEERS[1:], "noise", "falls back", "best"),
     )
     for shape in _shapes(only or SECTIONS[:3]):
-        result.rows.append(_row(shape, rounds or 60))
+        result.rows.append(_row(shape, rounds or 60, clock))
     result.notes.append(
         "ratios: median over the rounds of online / peer, above 1 is faster; noise: that of two runs of "
         "online, or how well a median is known; best: faster than online beyond noise, else online"
@@ -68,7 +75,7 @@ def run(rounds: int = 0, *, only: tuple[str, ...] = (), best: bool = False, cpu:
     return result
 
 
-def _row(shape: Shape, rounds: int) -> tuple[object, ...]:
+def _row(shape: Shape, rounds: int, clock: Callable[[], float]) -> tuple[object, ...]:
     device = host_device()
     first = shape.operands()
     spec = parse_spec(shape.spec("unified(0)"))
@@ -87,7 +94,7 @@ def _row(shape: Shape, rounds: int) -> tuple[object, ...]:
         for name in (*PEERS, "again")
     }
     step = cycling(rotated(lambda: first))
-    timings = race({name: step(kernel) for name, kernel in kernels.items()}, rounds)
+    timings = race({name: step(kernel) for name, kernel in kernels.items()}, rounds, clock=clock)
     gains = {name: ratios(timings, name, "online") for name in PEERS[1:]}
     band = max(abs(ratios(timings, "again", "online") - 1.0), _spread(timings))
     winner = max(gains, key=lambda name: gains[name] if name != "unguarded" else 0.0)

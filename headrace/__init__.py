@@ -3,6 +3,7 @@
 torch.compile(model, backend="headrace")      compile; see `headrace.Options` for `options={...}`
 headrace.explain(compiled)(*inputs)           what was claimed, what was not, and why
 headrace.tune(compiled)(*inputs)              measure schedules for what the model runs, and remember them
+headrace.calibrate(model, data, name=...)     where attention may use a unified maximum
 headrace.freeze(model)                        declare the weights constant
 headrace.optimize(exported_program)           the same passes without Dynamo
 """
@@ -23,6 +24,7 @@ _HOMES = {
     "Options": "headrace.compiler.options",
     "Report": "headrace.compiler.report",
     "backend": "headrace.compiler.backend",
+    "calibrate": "headrace.compiler.calibrate",
     "explain": "headrace.compiler.report",
     "freeze": "headrace.compiler.freeze",
     "load": "headrace.compiler.export",
@@ -34,6 +36,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from headrace.compiler.backend import backend
+    from headrace.compiler.calibrate import calibrate
     from headrace.compiler.export import load, optimize, save
     from headrace.compiler.freeze import freeze, unfreeze
     from headrace.compiler.notices import HeadraceWarning
@@ -44,8 +47,8 @@ if TYPE_CHECKING:
     from headrace.errors import HeadraceError
 
 __all__ = [
-    "GraphRecord", "HeadraceError", "HeadraceWarning", "Options", "Report", "backend", "explain", "freeze",
-    "load", "optimize", "save", "tune", "unfreeze",
+    "GraphRecord", "HeadraceError", "HeadraceWarning", "Options", "Report", "backend", "calibrate", "explain",
+    "freeze", "load", "optimize", "save", "tune", "unfreeze",
 ]  # fmt: skip
 
 

@@ -73,7 +73,7 @@ def run(rounds: int = 0, *, data: Path | None = None, refit: bool = False, seed:
     result.bars += list(_bars(found))
     result.rows += [_row(name, each) for name, each in transfer(folder)]
     result.notes.append(
-        "rows below the halves: with the A100's constants nothing of that table was fitted; a card's own constants "
+        "below the halves: with the A100's constants nothing of a table was fitted; a card's own constants "
         "were fitted on half of its rows (L40S; MI300X: hipBLASLt alone)"
     )
     return result
@@ -92,7 +92,7 @@ def judged(
 
 
 def transfer(folder: Path) -> Iterator[tuple[str, Errors]]:
-    """Predictions of other cards and kernels: with the A100's constants, and with their own where there are any."""
+    """Predictions of other cards and kernels: with the A100's constants, and with their own."""
     for title, device, table, modelled in _others(folder):
         for word, constants in (("A100's constants", SM_80), ("own constants", of(device))):
             if word.startswith("A100") or constants != SM_80:

@@ -164,7 +164,7 @@ def aiter(folder: Path, units: int) -> Columns:
 
 
 def published(folder: Path, gpu: str, kernel: str, rows: float = 2.0) -> Columns:
-    """16-bit products of few rows from a pull request's table; which M of 1, 2, 4 it took is not said there."""
+    """16-bit products of few rows from a pull request's table; M was 1, 2 or 4, which is not said there."""
     found: dict[str, list[float]] = {"m": [], "n": [], "k": [], "seconds": []}
     with (folder / "published_tables.csv").open(encoding="utf-8") as file:
         for row in csv.DictReader(file):

@@ -6,6 +6,7 @@ Every race is written at once; what an earlier run measured here is not measured
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -31,8 +32,13 @@ ROUNDS = 15
 WARMUP = 2
 # A dataflow that needs this many times the best one's time on both sides of an M (or ever more) stays out.
 HOPELESS = 2.0
-# A schedule that came this close to the best at a neighbouring M is tried here too.
-CLOSE = 1.25
+# A schedule that came this close to the best at a neighbouring M is tried here too, and one that was this far
+# off at each of them is not, unless it is the default here.
+CLOSE, FAR = 1.25, 1.5
+# A race that would last longer than this is split in several, which have the best candidate so far in common.
+RACE_SECONDS = 20.0
+# What a round costs at least: three calls of each candidate, and six rounds are the fewest.
+CALLS, LEAST_ROUNDS = 3, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +189,32 @@ class _Scan:
                 legal = refusal(self._registry, self._spec, (m,), schedule, self._device) is None
                 if seconds <= CLOSE * min(times.values()) and legal:
                     found[schedule] = None
-        return list(found)
+        own = candidates(self._registry, self._spec, self._device, m, (m,))
+        return [each for each in found if each in own or not self._far(each, (*below[-1:], *above[:1]))]
+
+    def _far(self, schedule: Schedule, near: Sequence[int]) -> bool:
+        """Whether a schedule was slow wherever it was measured near by."""
+        losses = [
+            self.found[m][schedule] / min(self.found[m].values()) for m in near if schedule in self.found[m]
+        ]
+        return bool(losses) and min(losses) > FAR
+
+    def _heats(self, m: int, wanted: list[Schedule]) -> list[list[Schedule]]:
+        """The candidates in races that are short enough, the likely best one in each of them."""
+        near = max((each for each in self.found if each < m), default=None)
+        if near is None or len(wanted) < 3:
+            return [wanted]
+        times = {
+            s: self.found[near].get(s, median(list(self.found[near].values()))) * m / near for s in wanted
+        }
+        first = min(wanted, key=lambda each: times[each])
+        heats: list[list[Schedule]] = [[first]]
+        for schedule in sorted((each for each in wanted if each != first), key=lambda each: times[each]):
+            planned = sum(times[each] for each in (*heats[-1], schedule)) * CALLS * LEAST_ROUNDS
+            if planned > RACE_SECONDS and len(heats[-1]) > 1:
+                heats.append([first])
+            heats[-1].append(schedule)
+        return heats
 
     def _loss(self, m: int, dataflow: str) -> float:
         """The best time of a dataflow at an M over the best of all; infinite where it was not tried."""
@@ -192,11 +223,9 @@ class _Scan:
         return min(mine) / min(times.values()) if mine else float("inf")
 
     def _before(self, m: int, wanted: Sequence[Schedule]) -> dict[Schedule, float] | None:
-        """What an earlier race of all that is wanted gave at an M."""
-        for (rows, _), times in self._known.items():
-            if rows == m and set(wanted) <= times.keys():
-                return times
-        return None
+        """What earlier races of all that is wanted gave at an M."""
+        times = _merged([times for (rows, _), times in self._known.items() if rows == m])
+        return times if set(wanted) <= times.keys() else None
 
     def _measure(self, m: int, wanted: list[Schedule]) -> dict[Schedule, float] | None:
         task = Task(self._spec, (m,))
@@ -209,6 +238,11 @@ class _Scan:
             else:
                 self._fail(m, schedule, checked)
                 wanted.remove(schedule)
+        heats = [self._heat(task, heat) for heat in self._heats(m, wanted)]
+        return _merged([times for times in heats if times is not None]) if all(heats) else None
+
+    def _heat(self, task: Task, wanted: list[Schedule]) -> dict[Schedule, float] | None:
+        (m,) = task.sizes
         outcome = self._race(task, wanted)
         if outcome is not None and outcome.verdict is not Verdict.OK and not outcome.cut:
             for schedule in list(wanted):  # somebody fails only now: who, shows when each runs alone
@@ -285,3 +319,14 @@ class _Scan:
             if same and row.verdict is Verdict.OK and row.race and row.samples:
                 times = self._known.setdefault((row.sizes[0], row.race), {})
                 times[schedule] = median(row.samples)
+
+
+def _merged(races: list[dict[Schedule, float]]) -> dict[Schedule, float]:
+    """Seconds by schedule over several races, by ratios to the schedule that most of them have in common."""
+    counted = Counter(schedule for times in races for schedule in times)
+    if not counted:
+        return {}
+    anchor = max(sorted(counted, key=str), key=lambda each: counted[each])
+    joined = [times for times in races if anchor in times]
+    base = median([times[anchor] for times in joined])
+    return {schedule: base * time / times[anchor] for times in joined for schedule, time in times.items()}

@@ -1,7 +1,7 @@
 """Build a kernel for a target that need not be present, and report what the artefact needs.
 
-`cuda:80`, `cuda:90`, `cuda:100` and `hip:gfx942` are built by Triton's own compilers down to cubin and
-hsaco; `cpu` by the CPU engine for this machine.
+`cuda:90`, `hip:gfx942` and the other targets of `targets.GPU_TARGETS` are built by Triton's own compilers
+down to cubin and hsaco; `cpu` by the CPU engine for this machine.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Artifact:
 
     @property
     def spills(self) -> int:
-        """Bytes (registers on AMD) spilled by all kernels together."""
+        """Bytes spilled by all kernels together."""
         return sum(kernel.resources.spills for kernel in self.kernels)
 
 

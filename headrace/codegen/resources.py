@@ -33,7 +33,8 @@ class Resources:
 
     Attributes:
         registers: vector registers a thread (accumulation registers included on AMD).
-        spills: bytes of local memory that spilled registers take a thread (NVIDIA), registers spilled (AMD).
+        spills: bytes of local (AMD: scratch) memory that spilled registers take a thread. Scalar registers
+            that AMD's compiler parks in lanes of vector registers touch no memory.
         shared_bytes: shared memory (LDS) a block, what Triton asks for at launch included.
         matrix: (instruction, how often it stands in the code), sorted.
         copies: asynchronous copies to shared memory, counted like `matrix`.
@@ -101,11 +102,9 @@ def read_amdgcn(text: str, dynamic_shared: int) -> Resources:
 
     matrix = Counter(re.sub(r"_\d+x\d+x\d+.*", "", name) for name in _AMD_MATRIX.findall(text))
     copies = Counter(_AMD_COPY.findall(text))
-    spills = number("vgpr_spill_count") + number("sgpr_spill_count")
+    registers, spills = number("vgpr_count"), number("private_segment_fixed_size")
     shared = max(number("group_segment_fixed_size"), dynamic_shared)
-    return Resources(
-        number("vgpr_count"), spills, shared, tuple(sorted(matrix.items())), tuple(sorted(copies.items()))
-    )
+    return Resources(registers, spills, shared, tuple(sorted(matrix.items())), tuple(sorted(copies.items())))
 
 
 def _tool(name: str, *arguments: str) -> str:

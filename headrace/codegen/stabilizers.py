@@ -22,7 +22,8 @@ huge or tiny. Its largest magnitude in the row must be finite, and not below 2^-
 down (l < 1). Rows that fail, NaN included, are recomputed with `online`. A row that sees no key has l = 0,
 which is no reason to recompute it.
 
-A Spec whose bound is `proven` keeps |x - phi| <= 40, so that e^-40 <= l <= n e^40: it needs no guard.
+A Spec whose bound is `proven` may take `unified` without calibration. The guard stays, for the sake of values
+at the ends of float32; it costs the loop nothing.
 """
 
 from __future__ import annotations
@@ -55,10 +56,17 @@ def permitted(normalizer: Normalizer) -> tuple[Stabilizer, ...]:
     return (*EXACT, Stabilizer.UNIFIED) if normalizer.stabilizer is Stabilizer.UNIFIED else ()
 
 
-def knobs(normalizer: Normalizer, *, without: Stabilizer | None = None) -> tuple[Knob, ...]:
-    """The question, if there is something to choose; without a choice that the device cannot take."""
+def knobs(
+    normalizer: Normalizer, *, without: Stabilizer | None = None, unified: bool = False
+) -> tuple[Knob, ...]:
+    """The question, if there is something to choose; without a choice that the device cannot take.
+
+    Args:
+        unified: a unified maximum is the default where it is permitted; else `online` is.
+    """
     values = tuple(str(one) for one in permitted(normalizer) if one is not without)
-    return (Knob(KNOB, str(Stabilizer.ONLINE), values),) if values else ()
+    first = Stabilizer.UNIFIED if unified and Stabilizer.UNIFIED in values else Stabilizer.ONLINE
+    return (Knob(KNOB, str(first), values),) if values else ()
 
 
 def ranges(normalizer: Normalizer) -> dict[str, tuple[Value, ...]]:

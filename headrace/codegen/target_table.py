@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,14 +110,23 @@ def stages_markdown(lines: Iterable[Line]) -> str:
 def replace_table(path: Path, name: str, text: str) -> None:
     """Put a table between `<!-- table: NAME -->` and `<!-- end: NAME -->` of a document.
 
+    Rows of targets that the new table lacks stay, in the order of the targets.
+
     Raises:
         BuildError: the document has no such markers.
     """
-    begin, end = f"<!-- table: {name} -->", f"<!-- end: {name} -->"
-    old = path.read_text()
-    if begin not in old or end not in old:
-        raise BuildError(f"{path} has no lines {begin} and {end} to put the table between")
-    found = re.sub(
-        f"{re.escape(begin)}.*?{re.escape(end)}", lambda _: f"{begin}\n{text}{end}", old, flags=re.S
-    )
-    path.write_text(found)
+    begin, end = f"<!-- table: {name} -->\n", f"<!-- end: {name} -->"
+    before, found, rest = path.read_text().partition(begin)
+    old, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise BuildError(f"{path} has no lines {begin.strip()} and {end} to put the table between")
+    head, new = text.splitlines()[:2], text.splitlines()[2:]
+    made = {_target(row) for row in new}
+    kept = [row for row in old.splitlines()[2:] if _target(row) in GPU_TARGETS and _target(row) not in made]
+    order = list(GPU_TARGETS)
+    rows = sorted([*new, *kept], key=lambda row: order.index(_target(row)))
+    path.write_text(before + begin + "\n".join([*head, *rows]) + "\n" + end + after)
+
+
+def _target(row: str) -> str:
+    return row.split("|")[1].strip() if row.startswith("|") else ""

@@ -93,6 +93,7 @@ def examples(dtype: str = "bf16") -> tuple[Example, ...]:
         ("attention, 4 queries, 8192 keys", "decode", _ATTENTION, (1, 4, 8192), ()),
         ("RMSNorm, 4096 columns", "row", _NORM, (2048, 4096), ()),
         ("softmax, 128256 columns", "row_loop", _SOFTMAX, (16, 128256), ()),
+        ("softmax, one row of 4194304", "row_split", _SOFTMAX, (1, 1 << 22), ()),
     ]
     for way in ("", *exact, *constant):
         text = _PERMITTED if way in constant else _ATTENTION

@@ -22,7 +22,7 @@ from headrace.compiler.options import Options
 from headrace.compiler.records import Claim, GraphRecord, Unclaimed
 from headrace.ir.graph import Graph
 from headrace.ir.ops import Extern, Item, Kernel
-from headrace.passes.unify import sites
+from headrace.passes.unify import Unify, sites
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def rewrite(graph: fx.Graph, pipeline: Pipeline, options: Options) -> GraphRecor
 
 def _notes(ir: Graph, graph: fx.Graph) -> dict[str, tuple[str, str]]:
     """(attention site, what passes say of it) by the FX node of a kernel."""
-    refused = {refusal.node: refusal.reason for refusal in reversed(ir.refusals)}
+    refused = {refusal.node: refusal.reason for refusal in ir.refusals if refusal.by == Unify.name}
     named = {site.node: site.name for site in sites(ir)}
     found = {}
     for node in graph.nodes:

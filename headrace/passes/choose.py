@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from headrace.codegen.dataflows import Dataflow, dataflows, get
+from headrace.codegen.plan import next_power_of_two
 from headrace.errors import DeviceError, ScheduleError
 from headrace.ir.device import Backend, Device
 from headrace.ir.evidence import Evidence, Rung
@@ -20,8 +21,8 @@ from headrace.passes.cost import seconds
 
 MANY_ROWS = 8192
 KEEP = 1.03  # a regime keeps its schedule while it is at most this much slower than the best
-# On GPUs a library's time is known to about this factor, and it changes its kernels, hence its roundings, with
-# M: inside that band a kernel of ours is the deterministic choice.
+# On GPUs a library's time is known to about this factor, and with M it changes its kernels and so its
+# roundings: inside that band a kernel of ours is the deterministic choice.
 TIE = 1.05
 _SWEEPS, _GAIN = 2, 0.99  # sweeps over the knobs, and the gain that is worth leaving a default for
 _FLAT_ROWS = 256  # above, defaults are good and the library is better
@@ -125,8 +126,9 @@ def regimes(spec: Gemm, device: Device) -> tuple[Regime, ...]:
 
     At every M the model's best of the default schedules for that M is known. A regime keeps the schedule that
     was best where it begins as long as it stays legal and within `KEEP` of the best: fewer kernels, and none
-    that a neighbour would beat. Its end is found by bisection. A batched Gemm is judged per matrix. Where the
-    device lacks a figure, the library serves every M.
+    that a neighbour would beat. On a CPU, whose model does not see a tile's rows, it also has to be the
+    default of its dataflow for the power of two that M rounds up to. Its end is found by bisection. A batched
+    Gemm is judged per matrix. Where the device lacks a figure, the library serves every M.
     """
     try:
         return _regimes(spec, device)
@@ -158,6 +160,8 @@ def _regimes(spec: Gemm, device: Device) -> tuple[Regime, ...]:
 def _serves(spec: Gemm, rows: int, schedule: Schedule, device: Device) -> bool:
     """Whether a schedule is legal for M rows and nearly the best there."""
     sizes = _sizes(spec, rows)
+    if device.backend is Backend.CPU and schedule not in _candidates(spec, rows, device):
+        return False
     if get(schedule.dataflow).legal(spec, sizes, schedule, device) is not None:
         return False
     took = weighed(schedule, seconds(spec, sizes, schedule, device), device)
@@ -169,9 +173,18 @@ def _best(spec: Gemm, rows: int, device: Device) -> tuple[Schedule, float]:
     sizes = _sizes(spec, rows)
     timed = [
         (each, weighed(each, seconds(spec, sizes, each, device), device))
-        for each in _defaults(spec, sizes, device)
+        for each in _candidates(spec, rows, device)
     ]
     return min(timed, key=lambda each: each[1])
+
+
+@lru_cache(maxsize=4096)
+def _candidates(spec: Gemm, rows: int, device: Device) -> tuple[Schedule, ...]:
+    if device.backend is not Backend.CPU:
+        return tuple(_defaults(spec, _sizes(spec, rows), device))
+    offered = {flow.name for flow in dataflows(spec, _sizes(spec, rows), device)}
+    rounded = _defaults(spec, _sizes(spec, next_power_of_two(rows)), device)
+    return tuple(each for each in rounded if each.dataflow in offered)
 
 
 def _sizes(spec: Gemm, rows: int) -> tuple[int, ...]:

@@ -338,6 +338,25 @@ def test_measuring_gives_the_table_that_the_curves_have() -> None:
     assert not again.raced  # what is measured is not measured again
 
 
+class Slow(Curved):
+    """As `Curved`, a thousand times slower."""
+
+    def run(self, *arguments: object) -> Outcome:
+        outcome = super().run(*arguments)  # type: ignore[arg-type]
+        slower = {s: tuple(1000 * each for each in run) for s, run in outcome.samples.items()}
+        return replace(outcome, samples=slower)
+
+
+def test_races_that_would_last_too_long_are_split_and_joined_again() -> None:
+    store, bench = Store.in_memory(), Slow()
+    scan = measure_regimes(SPEC, DEVICE, store, 60.0, registry=REGISTRY, bench=bench)
+    assert max(len(race) for _, race in bench.raced[1:]) == 2
+    assert names(scan.table) == [(5, "tiled"), (40, "flat"), (256, "library")]
+    again = Slow()
+    assert measure_regimes(SPEC, DEVICE, store, 60.0, registry=REGISTRY, bench=again).table == scan.table
+    assert not again.raced
+
+
 def test_a_wrong_candidate_is_left_out_and_recorded() -> None:
     store = Store.in_memory()
     scan = measure_regimes(SPEC, DEVICE, store, 60.0, registry=REGISTRY, bench=Curved(wrong="tiled"))

@@ -37,6 +37,7 @@ def mine(home, monkeypatch):
     (home / "mine_for_calibration.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(home))
     torch.save([(torch.randn(1, 2, n, 16),) for n in (8, 12)], home / "data.pt")
+    torch._dynamo.reset()  # which sizes vary is remembered from test to test
     return "mine_for_calibration"
 
 
@@ -48,10 +49,8 @@ def test_calibrate_records_and_explain_shows_what_it_permits(headrace, mine):
     (found,) = headrace("explain", f"{mine}:wide", "--calibration", "chat", "--json").json
     claims = [claim for claim in found["graphs"][0]["claims"] if claim["kind"] == "Attention"]
     assert ["unified(0)" in claim["spec"] for claim in claims] == [True, False]
-    assert "would fall back" in claims[1]["note"]
-    shown = headrace("explain", f"{mine}:wide", "--calibration", "chat").out
-    assert "unified maximum permitted: phi = 0, calibration 'chat'" in shown
-    assert "of the rows of a head would fall back" in shown
+    assert "phi = 0, calibration 'chat'" in claims[0]["note"]
+    assert "of the rows of a head would fall back" in claims[1]["note"]
     other = headrace("explain", f"{mine}:narrow", "--calibration", "chat").out
     assert "heads, dimensions or score expressions differ" in other
 
@@ -75,7 +74,8 @@ def test_the_table_has_a_line_per_site_or_head(headrace, mine):
 
 def test_db_lists_and_counts_calibrations(headrace, mine):
     assert headrace("db", "info", "--json").json["calibrations"] == []
-    headrace("calibrate", f"{mine}:narrow", "--data", "data.pt", "--name", "chat")
+    made = headrace("calibrate", f"{mine}:narrow", "--data", "data.pt", "--name", "chat")
+    assert made.code == 0, made.err
     assert headrace("db", "info", "--json").json["calibrations"] == ["chat"]
     assert "chat" in headrace("db", "info").out
 
@@ -119,7 +119,8 @@ def test_a_text_model_without_a_prompt_is_told_before_it_is_loaded(headrace, hom
 
 
 def test_explain_refuses_a_calibration_that_is_not_there(headrace, mine):
-    headrace("calibrate", f"{mine}:narrow", "--data", "data.pt", "--name", "chat")
+    made = headrace("calibrate", f"{mine}:narrow", "--data", "data.pt", "--name", "chat")
+    assert made.code == 0, made.err
     ran = headrace("explain", f"{mine}:narrow", "--calibration", "chatt")
     assert ran.code == 1
     assert "did you mean 'chat'" in ran.err

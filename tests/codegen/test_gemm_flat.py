@@ -169,3 +169,22 @@ def test_a_number_of_workers_out_of_range_is_refused(workers: int | str) -> None
     made = dict(dataflows.get("stream_k").default(spec, (3,), CPU).knobs) | {"workers": workers}
     reason = dataflows.get("stream_k").legal(spec, (3,), Schedule("stream_k", tuple(made.items())), CPU)
     assert "is no number from 1 to 4096" in str(reason)
+
+
+def test_work_counts_workers_and_the_tiles_that_they_share() -> None:
+    device, spec = targets.device_of("cuda:90"), parse_spec(product("bf16", (4096, 4096)))
+    flow, flat = dataflows.get("stream_k"), dataflows.get("flat")
+    default = flow.default(spec, (8,), device)
+    alone = flat.work(spec, (8,), Schedule("flat", (*blocks_of(default), ("split_k", 1))), device)
+    whole = flow.work(spec, (8,), Schedule("stream_k", (*blocks_of(default), ("workers", 64))), device)
+    shared = flow.work(spec, (8,), Schedule("stream_k", (*blocks_of(default), ("workers", 132))), device)
+    assert (alone.programs, whole.programs, shared.programs) == (64, 64, 132)
+    assert alone.bytes == whole.bytes
+    # At most two tiles [8, 64] of float32 a worker are written and read once more.
+    assert alone.bytes < shared.bytes <= alone.bytes + 132 * 2 * 2 * 4 * 8 * 64
+    assert alone.flops == whole.flops == shared.flops
+    assert (alone.launches, shared.launches) == (1, 2)
+
+
+def blocks_of(schedule: Schedule) -> list[tuple[str, int | str]]:
+    return [(name, value) for name, value in schedule.knobs if name != "workers"]

@@ -28,6 +28,10 @@ NORM = (
     "Rows{inputs=[x:bf16[rn], w:bf16[n]]; reductions=[s = sum(mul(x, x))]; "
     "outputs=[bf16 = mul(mul(x, rsqrt(add(div(s, count), 1e-05))), w)]; reduced=[]}"
 )
+SOFTMAX = (
+    "Rows{inputs=[x:bf16[rn]]; reductions=[m = max(x), s = sum(exp(sub(x, m)))]; "
+    "outputs=[bf16 = div(exp(sub(x, m)), s), f32 = add(m, log(s))]; reduced=[1]; phi=16}"
+)
 CASES = {
     "gemv_qkv": (QKV, "gemv", (1,), {}),
     "gemv_down_two_rows": (DOWN, "gemv", (2,), {}),
@@ -40,6 +44,10 @@ CASES = {
     "decode_cache_split": (CACHE, "decode", (1, 4, 512), {"splits": 4}),
     "row_norm": (NORM, "row", (1, 576), {}),
     "row_loop_norm": (NORM, "row_loop", (1, 576), {}),
+    "row_softmax": (SOFTMAX, "row", (1, 1000), {}),
+    "row_loop_softmax_pair": (SOFTMAX, "row_loop", (1, 5000), {"stabilizer": "pair"}),
+    "row_loop_softmax_lazy": (SOFTMAX, "row_loop", (1, 4096), {"stabilizer": "lazy"}),
+    "row_split_softmax_unified": (SOFTMAX, "row_split", (1, 70000), {"stabilizer": "unified"}),
 }
 
 

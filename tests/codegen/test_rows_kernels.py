@@ -41,8 +41,8 @@ def test_row_lengths_and_rows_per_program(flow: str, block_r: int, rows: int, le
 def test_inputs_of_every_dimension(flow: str, block_r: int) -> None:
     run(
         "Rows{inputs=[x:f32[rn], w:f16[n], scale:f32[r], e:f32[], k:i32[rn], keep:b8[rn]]; "
-        "reductions=[a = sum(where(keep, x, 0.0)), z = prod(add(1.0, mul(0.01, x))), low = min(mul(x, k)), top = max(sub(x, a))]; "
-        "outputs=[f32 = add(mul(mul(x, w), scale), mul(e, low)), f32 = add(mul(z, scale), top), f16 = a, b8 = gt(x, low)]; "
+        "reductions=[a = sum(where(keep, x, 0.0)), z = prod(add(1.0, mul(0.01, x))), low = min(mul(x, k)), top = max(sub(x, a)), c = sum(scale)]; "
+        "outputs=[f32 = add(mul(mul(x, w), scale), mul(e, low)), f32 = add(mul(z, scale), add(c, top)), f16 = a, b8 = gt(x, low)]; "
         "reduced=[1, 2]}",
         flow, (5, 70), block_r=block_r,
     )  # fmt: skip

@@ -10,7 +10,8 @@ import pytest
 import torch
 from codegen_cases import CPU, assert_close, instantiate, make, schedule_for
 
-from headrace.codegen import dataflows, stabilizers, targets
+from headrace.codegen import dataflows, families, stabilizers, targets
+from headrace.codegen.attention import plans
 from headrace.codegen.build import build
 from headrace.codegen.kernel import Kernel
 from headrace.errors import ScheduleError
@@ -158,15 +159,20 @@ def test_a_wrong_phi_costs_no_accuracy(phi: int, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["prefill", "split 4"])
-def test_a_proven_bound_needs_no_guard(name: str) -> None:
+def test_a_proven_bound_keeps_the_guard_of_the_values(name: str) -> None:
+    """Scores at a soft cap of 20 fall back for no value, but for those that leave float32 under their weights."""
     spec = text("unified(0, proven)", score="mul(tanh(mul(s, 0.05)), 20.0)")
-    inputs, _ = operands(name)
-    inputs[0][..., 0] = 500.0
-    assert hold(spec, "unified", name, inputs) == 0
-    flow, _, knobs = FLOWS[name]
-    built = kernel_of(spec, "unified", flow, single=False, splits=knobs.get("splits", 0))
-    assert "FALLBACK" not in built.source
-    assert "exact_rows" not in built.source
+    inputs, rows = operands(name)
+    values = inputs[2]
+    for score, size, falls in (
+        (20.0, 1.0, False),
+        (20.0, 1e37, True),
+        (-20.0, 1.0, False),
+        (-20.0, 1e-37, True),
+    ):
+        inputs[0][..., 0] = 25.0 * score
+        inputs[2] = values * size
+        assert hold(spec, "unified", name, inputs) == (math.prod(rows) if falls else 0)
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16"])
@@ -207,6 +213,27 @@ def test_a_hundred_thousand_rows_around_the_limits_of_exponents(how: str) -> Non
         assert built.fallback_rows > rows // 2
     else:
         assert built.fallback_rows == 0
+
+
+@pytest.mark.parametrize(("how", "name"), [("lazy", "prefill"), ("lazy", "decode 2"), ("unified", "prefill")])
+def test_what_gpus_get_computes_the_same(how: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rescaling under a branch, and a launch of its own for prefill's rows, run by the CPU engine."""
+    flow, queries, knobs = FLOWS[name]
+    build = {"prefill": plans._prefill, "decode": plans._decode}[flow]
+    monkeypatch.setattr(
+        families, "plan", lambda spec, schedule, device, facts: build(spec, dict(schedule.knobs), facts, True)
+    )
+    inputs, (batch, heads, _) = operands(name)
+    inputs[0][:, :, 1, 1] = 400.0
+    built = instantiate(PLAIN, flow, (batch, queries, KEYS), stabilizer=how, block_j=16, **knobs)
+    out = built(inputs)
+    assert_close(parse_spec(PLAIN), out, inputs)
+    assert ("exact_rows" if how == "unified" else "if tl.max(rises") in built.source
+    assert built.fallback_rows == (batch * heads if how == "unified" else 0)
+    assert torch.equal(built(inputs), out)
+    inputs[3] = torch.tensor(-2)
+    assert_close(parse_spec(PLAIN), built(inputs), inputs)
+    assert built.fallback_rows == (batch * heads * 2 if how == "unified" else 0)
 
 
 def _agree(how: str, counts: tuple[int, ...]) -> None:
@@ -267,6 +294,18 @@ def test_float16_weights_are_refused_on_gpus_and_widened_on_the_cpu() -> None:
         k.name: k for k in dataflows.get("prefill").knobs(spec, (1, 64, 64), targets.device_of("cuda:90"))
     }
     assert "unified" not in knob["stabilizer"].values
+
+
+def test_the_default_is_unified_where_it_is_permitted_and_was_measured_to_win() -> None:
+    for normalizer, dims, keys, target, default in (
+        ("unified(0)", "64, 64", 512, "cpu", "unified"), ("unified(0)", "64, 64", 64, "cpu", "online"),
+        ("unified(0)", "128, 128", 512, "cpu", "online"), ("online", "64, 64", 512, "cpu", "online"),
+        ("unified(0)", "64, 64", 512, "cuda:90", "online"),
+    ):  # fmt: skip
+        device = CPU if target == "cpu" else targets.device_of(target)
+        spec = parse_spec(text(normalizer, "bf16", dims=dims))
+        for flow in ("prefill", "decode"):
+            assert dataflows.get(flow).default(spec, (1, 1, keys), device)["stabilizer"] == default
 
 
 def test_a_schedule_without_permission_is_not_built() -> None:

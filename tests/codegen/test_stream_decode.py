@@ -11,7 +11,7 @@ from codegen_cases import CPU, assert_close, instantiate, make
 
 from headrace.codegen import dataflows, targets
 from headrace.codegen.attention import stream
-from headrace.codegen.attention.choices import ragged
+from headrace.codegen.attention.choices import ragged, split_count
 from headrace.codegen.build import build
 from headrace.codegen.kernel import Kernel
 from headrace.ir.spec import Attention, parse_spec
@@ -340,10 +340,52 @@ def test_lengths_are_seen_in_the_bounds_of_the_mask() -> None:
         assert ragged(spec) is expected
 
 
-@pytest.mark.parametrize("target", ["cuda:80", "cuda:90", "hip:gfx942"])
+@pytest.mark.parametrize("target", ["cuda:90", "hip:gfx942"])
 def test_the_default_schedule_builds_without_spills(target: str) -> None:
     spec = parse_spec(RAGGED)
     schedule = dataflows.get("stream_decode").default(spec, (4, 1, 65536), targets.device_of(target))
     made = build(spec, schedule, target, (4, 1, 65536))
     assert made.spills == 0
     assert {name for name, _ in made.kernels[1].resources.matrix} & {"HMMA", "HGMMA", "v_mfma_f32"}
+
+
+# How often split keys are split.
+
+
+@pytest.mark.parametrize(
+    ("target", "blocks", "key_blocks", "expected"),
+    [
+        ("cuda:90", 106, 1000, 1),  # 132 units: 80 % filled
+        ("cuda:90", 8, 4, 1),  # four blocks of keys are never split
+        ("cuda:90", 8, 1000, 15),  # 120 of 132 in one wave; nothing is better by more than 15 %
+        ("cuda:90", 8, 10, 9),  # ten parts at most, of which nine do as well
+        ("cuda:90", 100, 1000, 5),  # 500 of 528 in four waves; fewer leave a wave too empty
+        ("cuda:90", 1, 1000, 55),  # the most is 64, and 55 is within 15 % of it
+        ("cuda:80", 8, 1000, 23),  # Ampere: two programs a unit, 184 of 216
+    ],
+)
+def test_split_count_fills_waves(target: str, blocks: int, key_blocks: int, expected: int) -> None:
+    device = targets.GPU_TARGETS[target]
+    assert split_count(blocks, device, key_blocks) == expected
+
+
+@pytest.mark.parametrize("blocks", range(1, 300, 7))
+def test_split_count_is_the_least_of_the_good_ones(blocks: int) -> None:
+    device = targets.GPU_TARGETS["cuda:90"]
+    found = split_count(blocks, device, 512)
+
+    def share(splits: int) -> float:
+        return blocks * splits / device.units / -(-blocks * splits // device.units)
+
+    if blocks >= 0.8 * device.units:
+        assert found == 1
+    else:
+        best = max(map(share, range(1, 65)))
+        assert share(found) >= 0.85 * best
+        assert all(share(fewer) < 0.85 * best for fewer in range(1, found))
+
+
+def test_a_cpu_splits_keys_until_its_threads_have_work() -> None:
+    spec = parse_spec(text("bf16", "1, 1, 1", "64, 64", mask="true"))
+    default = dataflows.get("decode").default(spec, (1, 1, 8192), CPU)
+    assert dict(default.knobs)["splits"] == 2

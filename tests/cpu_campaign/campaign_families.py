@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
+import campaign_aliasing
 import campaign_collective
 import campaign_control
 import campaign_conversions
@@ -13,6 +14,8 @@ import campaign_elementwise
 import campaign_host
 import campaign_libdevice
 import campaign_memory
+import campaign_rounding
+import campaign_scan
 import campaign_shape
 from campaign_core import Unit
 
@@ -24,12 +27,12 @@ FAMILIES = {
     "descriptor": campaign_effects.other_units,
     "host": campaign_host.units,
     "dot": campaign_dot.units,
-    "libdevice": campaign_libdevice.units,
+    "libdevice": lambda: [*campaign_libdevice.units(), *campaign_rounding.units()],
     "memory": campaign_memory.units,
-    "aliasing": campaign_memory.alias_units,
+    "aliasing": campaign_aliasing.units,
     "address": campaign_memory.address_units,
-    "reduce": campaign_collective.reduce_units,
-    "scan": campaign_collective.scan_units,
+    "reduce": campaign_collective.units,
+    "scan": campaign_scan.units,
     "shape": campaign_shape.units,
 }
 

@@ -96,7 +96,7 @@ def test_bytes_against_infinities_and_nan(level: str):
         assert torch.equal(y[y.isinf()], expected[expected.isinf()])
 
 
-@pytest.mark.parametrize(("m", "bm"), [(1, 1), (13, 16), (32, 32)])
+@pytest.mark.parametrize(("m", "bm"), [(1, 1), (3, 4), (13, 16), (32, 32)])
 def test_matmul_with_int8_weights(level: str, m: int, bm: int):
     w, x = integers(70, 200), torch.randn(m, 200).bfloat16()
     y = torch.empty(m, 70)

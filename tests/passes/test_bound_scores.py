@@ -154,6 +154,13 @@ UNPROVEN: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
             lambda x: x,
         ), (COS, SIN),
     ),
+    "a norm in half precision, whose squares underflow": (
+        lambda q, k, v: attend(rms(q.half(), 1e-12), rms(k.half(), 1e-12), v.half(), lambda s: s), (),
+    ),
+    "keys out of a cache": (
+        lambda q, k, v, c: attend(rms(q), torch.cat((c, rms(k)), -2), torch.cat((v, v), -2), lambda s: s),
+        (data(1, 2, 8, D, seed=9),),
+    ),
     "normalised, then scaled too far": (
         lambda q, k, v: attend(rms(q), rms(k), v, lambda s: s * 20.0), ()
     ),

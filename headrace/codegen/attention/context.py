@@ -100,11 +100,12 @@ def strides(name: str, dims: str, tensor: str) -> list[Param]:
 
 
 def context(
-    spec: Attention, rows: Rows, block_j: int, how: Stabilizer, *, gpu: bool = False
+    spec: Attention, rows: Rows, block_j: int, how: Stabilizer, *, gpu: bool = False, whole: bool = False
 ) -> dict[str, object]:
     """The values of the shared macros for a Spec under a stabilizer; `none` scales no weights.
 
     Args:
+        whole: the program that guards a row knows its bounds, because it has seen all of its keys.
         gpu: lazy rescaling jumps over the rescaling of accumulators, which matrix units cannot do on the
             way. On the CPU the factor enters the product's own loads, and a branch would copy the tile.
     """
@@ -112,19 +113,22 @@ def context(
     known = {"i": Const(0)} if rows.i == "0" else {}
     score = fold(substitute(spec.score, known))
     rest = [fold(substitute(part, known)) for part in found.rest]
-    whole = [fold(substitute(part, known)) for part in conjuncts(spec.mask)]
+    parts = [fold(substitute(part, known)) for part in conjuncts(spec.mask)]
     tile_env = _values(spec, rows, tile=True) | {"s": et.name("s", Kind.FLOAT)}
     score_value = et.render(score, tile_env)
     score_text = score_value.code
     if "s" not in refs(score):
         score_text = Code(f"tl.zeros_like(s) + {et.as_float(score_value).text}")
-    shown = [et.as_bool(et.render(part, tile_env)) for part in whole]
-    reading = refs(score).union(*(refs(part) for part in whole))
+    shown = [et.as_bool(et.render(part, tile_env)) for part in parts]
+    reading = refs(score).union(*(refs(part) for part in parts))
     extras = [e for e in spec.extras if e.name in reading]
     reads = {e.name: _read(e, rows, tile=True) for e in extras}
     scaled = how is not Stabilizer.NONE
     factor = _factor(spec.score, powers=how is Stabilizer.PAIR) if scaled else Code("")
-    guarded = how is Stabilizer.UNIFIED and not spec.normalizer.proven
+    guarded = how is Stabilizer.UNIFIED
+    # A row whose keys are bounded from above only sees one if it sees the first.
+    above = whole and bool(found.upper) and not found.lower and not rest
+    hidden = [_row_bound(spec, rows, fold(e)) for e in found.upper] if guarded and above else []
     in_bounds = frozenset().union(*(refs(e) for e in (*found.lower, *found.upper)))
     low = [_limit(spec, rows, fold(e)) for e in found.lower]
     high = [_limit(spec, rows, fold(e)) for e in found.upper]
@@ -139,7 +143,7 @@ def context(
         "finite": not any("j" in e.dims for e in extras if e.name in refs(score)) and _finite(score),
         "factor": factor, "exp": Code("tl.exp2" if factor else "tl.exp"),
         "stabilizer": str(how), "online": how in stabilizers.EXACT,
-        "guarded": guarded, "tracked": guarded and bool(whole),
+        "guarded": guarded, "tracked": guarded and bool(parts) and not hidden, "hidden": hidden,
         "phi": stabilizers.phi(spec.normalizer, base_two=bool(factor)), "slack": _slack(factor),
         "gpu": gpu,
         "lowest": stabilizers.LOWEST, "highest": stabilizers.HIGHEST, "tiny": stabilizers.TINY,
@@ -212,14 +216,25 @@ def stabilizer_of(spec: Attention, knobs: Mapping[str, int | str]) -> Stabilizer
     return Stabilizer(str(knobs.get(stabilizers.KNOB, Stabilizer.ONLINE)))
 
 
-def _limit(spec: Attention, rows: Rows, expr: Expr) -> Limit:
-    """A bound's text. Extras of a bound are loaded per row as `<name>_row` (scalars as `<name>_val`)."""
+def _row_env(spec: Attention, rows: Rows) -> dict[str, Value]:
+    """Indices, and extras per row."""
     env = rows.env(tile=False)
-    per_row = set()
     for extra in spec.extras:
         env[extra.name] = et.name(f"{extra.name}_{'row' if extra.dims else 'val'}", Kind.of(extra.dtype))
-        if rows.varies(extra):
-            per_row.add(extra.name)
+    return env
+
+
+def _row_bound(spec: Attention, rows: Rows, expr: Expr) -> Code:
+    """A bound of each row, as a vector over the rows or a scalar."""
+    if rows.i == "0":
+        expr = fold(substitute(expr, {"i": Const(0)}))
+    return et.render(expr, _row_env(spec, rows)).code
+
+
+def _limit(spec: Attention, rows: Rows, expr: Expr) -> Limit:
+    """A bound's text. Extras of a bound are loaded per row as `<name>_row` (scalars as `<name>_val`)."""
+    env = _row_env(spec, rows)
+    per_row = {extra.name for extra in spec.extras if rows.varies(extra)}
     names = refs(expr)
     if rows.i == "0":
         expr = fold(substitute(expr, {"i": Const(0)}))

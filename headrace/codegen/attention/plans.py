@@ -71,7 +71,8 @@ def _prefill(spec: Attention, knobs: Mapping[str, int | str], facts: Facts, gpu:
     rows = shared.Rows("i", "scalar", "(i < I)")
     block_i, block_j = int(knobs["block_i"]), int(knobs["block_j"])
     pointers, strides = shared.inputs(spec)
-    context = shared.context(spec, rows, block_j, shared.stabilizer_of(spec, knobs), gpu=gpu)
+    how = shared.stabilizer_of(spec, knobs)
+    context = shared.context(spec, rows, block_j, how, gpu=gpu, whole=True)
     sizes = [Param("I", "i32", "I"), Param("J", "i32", "J")]
     out, out_strides = pointer("O", spec.out, "o"), shared.strides("o", "bhi", "o")
     guard = [] if not context["guarded"] else [BAD] if gpu else [FALLBACK]
@@ -109,7 +110,8 @@ def exact_rows(spec: Attention, read: Sequence[Param], written: Sequence[Param],
     group = group_size(spec)
     params = (*read, *written, BAD, FALLBACK)
     grid = (f"B * {spec.heads // group}", f"(I * {group} + {block_r - 1}) // {block_r}", "1")
-    return Launch("exact_rows", params, grid, warps, stages), _flags(spec)
+    # Rare, so rather slow than short of registers.
+    return Launch("exact_rows", params, grid, max(warps, 8), stages), _flags(spec)
 
 
 def _decode(spec: Attention, knobs: Mapping[str, int | str], facts: Facts, gpu: bool) -> Plan:
@@ -121,7 +123,8 @@ def _decode(spec: Attention, knobs: Mapping[str, int | str], facts: Facts, gpu: 
     sizes = [Param("I", "i32", "I"), Param("J", "i32", "J")]
     written = [pointer("O", spec.out, "o"), *shared.strides("o", "bhi", "o")]
     partial = [pointer("ACC", DType.F32, "acc"), pointer("STATE", DType.F32, "state")]
-    context = shared.context(spec, rows, block_j, shared.stabilizer_of(spec, knobs), gpu=gpu) | {
+    how = shared.stabilizer_of(spec, knobs)
+    context = shared.context(spec, rows, block_j, how, gpu=gpu, whole=splits == 1) | {
         "block_r": block_r, "splits": splits, "group": group, "single": single,
         "groups": spec.heads // group, "block_s": next_power_of_two(splits),
     }  # fmt: skip

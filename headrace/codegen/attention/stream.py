@@ -26,6 +26,8 @@ from headrace.ir.spec import Attention
 
 # Units whose counts a worker reads at a time, and partial states that a merge combines at a time.
 _UNITS_READ, _PARTS_READ = 256, 16
+# Rows of partial states that one thread of a CPU merges.
+_MERGED_ALONE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,20 +95,23 @@ def plan(spec: Attention, knobs: Mapping[str, int | str], facts: Facts, gpu: boo
     partial = [pointer("ACC", DType.F32, "acc"), pointer("STATE", DType.F32, "state")]
     flags = [attention.BAD] if context["guarded"] else []
     extras = {f"{extra.name}_t" for extra in spec.extras}
-    counting = [p for p in pointers if p.host in extras] + [count, *sizes]
+    counting = [p for p in pointers if p.host in extras] + [count, *sizes, units]
     counting += [p for p in strides if p.host.partition("_strides")[0] in extras]
     params = [*pointers, *partial, count, cut, *flags, *sizes, units, *strides, *written]
-    merge = [*partial, cut, *flags, sizes[0], *written]
+    merge = [*partial, cut, *flags, Param("WORKERS", "i32", str(workers)), sizes[0], *written]
     context |= {
         "params": [p.declaration for p in params],
         "count_params": [p.declaration for p in counting],
         "merge_params": [p.declaration for p in merge],
     }
     warps, stages = int(knobs.get("num_warps", 4)), int(knobs.get("num_stages", 2))
+    # What takes microseconds is not worth waking threads for: one program on a CPU.
+    alone = not gpu and workers * block_r <= _MERGED_ALONE
+    merging = ("1", "1") if alone else (str(workers), str(block_r))
     launches = [
-        Launch("stream_count", tuple(counting), (packed, "1", "1"), 1, 1),
+        Launch("stream_count", tuple(counting), (packed if gpu else "1", "1", "1"), 1, 1),
         Launch("stream_decode", tuple(params), (str(workers), "1", "1"), warps, stages),
-        Launch("stream_merge", tuple(merge), (str(workers), str(block_r), "1"), 2, 1),
+        Launch("stream_merge", tuple(merge), (*merging, "1"), 2, 1),
     ]
     workspace = [
         Buffer("acc", DType.F32, (str(workers), "2", str(block_r), str(spec.d_v))),

@@ -53,8 +53,9 @@ def work(spec: Gemm, sizes: tuple[int, ...], schedule: Schedule, device: Device)
         * block_k
         * (block_m * spec.x.itemsize + pair * block_n * max(w.dtype.itemsize for w in spec.weights))
     )
-    # Masks end the loops of a CPU's kernels; a GPU computes whole tiles.
-    rows = m if device.backend is Backend.CPU else cdiv(m, block_m) * block_m
+    # A GPU computes whole tiles. On a CPU masks end the loops, but for the tiles that are deep along K.
+    whole = device.backend is not Backend.CPU or (schedule.dataflow == "flat" and block_k > 128)
+    rows = cdiv(m, block_m) * block_m if whole else m
     launches = 2 if split > 1 or schedule.dataflow == "stream_k" else 1
     inner = None
     if device.backend is not Backend.CPU:

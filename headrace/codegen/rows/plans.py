@@ -165,8 +165,8 @@ def _softmax(scope: Scope, how: str) -> dict[str, object]:
     return {
         "how": how, "guarded": how in GUARDED, "safe": scope.pair.safe, "log2e": Code(repr(LOG2_E)),
         "lowest": stabilizers.LOWEST, "highest": stabilizers.HIGHEST,
-        "phi": Code(f"({phi}.0)"), "slack": Code(repr(stabilizers.SLACK / LOG2_E)),
-        "score_reads": scope.read(scope.pair.score),
+        "phi": Code(f"{phi}.0" if phi >= 0 else f"({phi}.0)"),
+        "slack": Code(repr(stabilizers.SLACK / LOG2_E)), "score_reads": scope.read(scope.pair.score),
     }  # fmt: skip
 
 

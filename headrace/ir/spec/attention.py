@@ -15,8 +15,8 @@ from headrace.ir.spec.operand import Extra, digest, fields_of, listing, unlist
 _DOT = Ref("s")
 _ALL = Const(True)
 
-# Nats that scores surely stay within where a bound is proven: exp of it and sums of it are far from overflow.
-PROVEN_BOUND = 40
+# Nats that scores surely stay within where a bound is proven: n keys of it add up to n e^50, far from overflow.
+PROVEN_BOUND = 50
 
 
 class Weighting(enum.StrEnum):
@@ -54,7 +54,8 @@ class Normalizer:
     """Text: `exp/sum/online`. Softmax is exp over its sum; sigmoid attention is `sigmoid/none/none`.
 
     `exp/sum/unified(16)` permits the constant phi = 16 (nats); `exp/sum/unified(0, proven)` says that no
-    score's distance from phi exceeds `PROVEN_BOUND`, whatever the inputs, so that no guard is needed.
+    score's distance from phi exceeds `PROVEN_BOUND`, whatever the inputs, so that no calibration is needed.
+    (The guard stays: values may be huge or tiny.)
     """
 
     weighting: Weighting = Weighting.EXP

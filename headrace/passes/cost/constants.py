@@ -1,8 +1,8 @@
 """What data sheets do not say: at most eight constants per architecture, fitted on recorded timings.
 
 `python -m benchmarks cost_model --data FOLDER --fit` fits them again. An architecture without recorded kernel
-timings takes those of a fitted one: times are kept in cycles of the multiprocessors' clock, for a card of twice
-the clock has about half the latency (A100 against L40S), and shares are properties of a design.
+timings takes those of a fitted one: times are kept in cycles of the multiprocessors' clock, for a card of
+twice the clock has about half the latency (A100 against L40S), and shares are properties of a design.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ SM_80 = Constants(
     launch=3170.0, latency=754.0, dram=0.904, ramp=0.346, sync=190.0, traffic=0.408, convert=17.3, call=7230.0
 )  # fmt: skip
 
-# L40S: library products beyond the cache and FlashAttention 2's decode attention. What shapes a multiprocessor's
-# iteration (sync, traffic, convert) was not recorded there and is Ampere's.
+# L40S: library products beyond the cache and FlashAttention 2's decode attention. What shapes an iteration
+# (sync, traffic, convert) was not recorded there and is Ampere's.
 SM_89 = Constants(
-    launch=3218.0, latency=507.0, dram=0.864, ramp=0.117, sync=190.0, traffic=0.408, convert=17.3, call=10907.0
+    launch=3218.0, latency=507.0, dram=0.864, ramp=0.117, sync=190.0, traffic=0.408, convert=17.3,
+    call=10907.0,
 )  # fmt: skip
 
 # MI300X: published hipBLASLt timings of few rows; the rest as on the A100.

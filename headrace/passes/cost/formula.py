@@ -36,16 +36,17 @@ EXPOSED, DEPTH, LAUNCHES, MERGED, PASSES, COPIED, CHAINED = sympy.symbols(
 RATE, UNITS, CLOCK, BANDWIDTH, CACHE_BANDWIDTH, CACHE = sympy.symbols("m units f B B2 C", positive=True)
 # What is fitted per architecture (see `headrace.passes.cost.constants.Constants`).
 LAUNCH, LATENCY, DRAM, RAMP, SYNC, TRAFFIC = sympy.symbols("L l b r c0 s", positive=True)
+EXPONENT = sympy.Symbol("p", positive=True)
 
 INPUTS = (
     PROGRAMS, ITERATIONS, MATRIX, VECTOR, SHARED, LOADED, STAGES, WARPS, RESIDENT, UNIQUE, EXPOSED, DEPTH,
-    LAUNCHES, MERGED, PASSES, COPIED, CHAINED, RATE, UNITS, CLOCK, BANDWIDTH, CACHE_BANDWIDTH, CACHE, LAUNCH, LATENCY,
-    DRAM, RAMP, SYNC, TRAFFIC,
+    LAUNCHES, MERGED, PASSES, COPIED, CHAINED, RATE, UNITS, CLOCK, BANDWIDTH, CACHE_BANDWIDTH, CACHE, LAUNCH,
+    LATENCY, DRAM, RAMP, SYNC, TRAFFIC,
 )  # fmt: skip
 
 
 def _soft(*limits: sympy.Expr) -> sympy.Expr:
-    return sympy.Add(*(limit**SOFT for limit in limits)) ** (1 / sympy.Float(SOFT))
+    return sympy.Add(*(limit**EXPONENT for limit in limits)) ** (1 / EXPONENT)
 
 
 _ACTIVE = sympy.Min(WARPS, 4) / 4
@@ -80,19 +81,42 @@ PARTS = {
 @lru_cache(maxsize=1)
 def evaluator() -> Callable[..., Any]:
     """SECONDS as a function of INPUTS in order; numbers or numpy arrays."""
-    function: Callable[..., Any] = sympy.lambdify(INPUTS, SECONDS, modules="numpy", cse=True)
+    function: Callable[..., Any] = _compiled(SECONDS, "numpy")
     return function
 
 
 @lru_cache(maxsize=1)
 def scalar() -> Callable[..., float]:
     """SECONDS of plain numbers, without numpy: ten times faster for a single call."""
-    function: Callable[..., float] = sympy.lambdify(INPUTS, SECONDS, modules="math", cse=True)
+    function: Callable[..., float] = _compiled(SECONDS, "math")
     return function
 
 
 @lru_cache(maxsize=1)
 def parts() -> Callable[..., Any]:
     """The seconds of PARTS, in order, as a function of INPUTS."""
-    function: Callable[..., Any] = sympy.lambdify(INPUTS, list(PARTS.values()), modules="numpy", cse=True)
+    function: Callable[..., Any] = _compiled(list(PARTS.values()), "numpy")
     return function
+
+
+def _compiled(expressions: sympy.Expr | list[sympy.Expr], modules: str) -> Any:
+    several = expressions if isinstance(expressions, list) else [expressions]
+    valued = [each.subs(EXPONENT, SOFT) for each in several]
+    return sympy.lambdify(
+        INPUTS, valued if isinstance(expressions, list) else valued[0], modules=modules, cse=True
+    )
+
+
+def printed() -> list[str]:
+    """The formula line by line, each term in those above it."""
+    terms = (
+        ("w", _ACTIVE), ("move", _MOVE), ("busy", BUSY), ("alone", ALONE), ("chain", CHAIN), ("q", PER_UNIT),
+        ("rounds", ROUNDS), ("steps", STEPS), ("unit", ON_UNIT), ("dram", ON_DRAM), ("cache", ON_CACHE),
+        ("merge", ON_MERGE), ("T", SECONDS),
+    )  # fmt: skip
+    lines = []
+    for at, (name, term) in enumerate(terms):
+        for earlier, inner in reversed(terms[:at]):
+            term = term.subs(inner, sympy.Symbol(earlier))
+        lines.append(f"{name} = {term}")
+    return lines

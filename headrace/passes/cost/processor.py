@@ -51,8 +51,8 @@ class Efficiency:
 # cycle; the library's calls carry repacking of 16-bit weights and the dispatch of an operator.
 EFFICIENCY: Mapping[str, Efficiency] = {
     "gemv": Efficiency(0.50, 0.90),
-    "flat": Efficiency(0.58, 0.85),
-    "tiled": Efficiency(0.60, 0.80),
+    "flat": Efficiency(0.60, 0.85),
+    "tiled": Efficiency(0.53, 0.80),
     "stream_k": Efficiency(0.50, 0.80),
     "prefill": Efficiency(0.20, 0.80),
     "decode": Efficiency(0.28, 0.85),

@@ -106,10 +106,9 @@ def widened_from(
 
 
 def _signed_bytes(expr: Expr) -> Expr | None:
-    """The signed bytes that an f32 ``expr`` was made from, on the way through bf16 perhaps (which is exact)."""
-    conversion = ("arith.sitofp",)
+    """The signed bytes that an f32 ``expr`` was made from, perhaps by way of bf16 (which is exact)."""
     short = widened_from(expr, "bfloat")
-    return widened_from(expr if short is None else short, "i8", conversion)
+    return widened_from(expr if short is None else short, "i8", ("arith.sitofp",))
 
 
 def direct(expr: Expr, dim: int) -> bool:
