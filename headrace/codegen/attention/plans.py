@@ -99,8 +99,9 @@ def group_size(spec: Attention) -> int:
     return math.gcd(spec.heads // spec.k_heads, spec.heads // spec.v_heads)
 
 
-def exact_rows(spec: Attention, read: Sequence[Param], written: Sequence[Param], block_r: int, warps: int,
-               stages: int) -> tuple[Launch, Buffer]:  # fmt: skip
+def exact_rows(
+    spec: Attention, read: Sequence[Param], written: Sequence[Param], block_r: int, warps: int
+) -> tuple[Launch, Buffer]:
     """The launch of `exact_rows` after a merge, and the flags of rows [B, H, I] by which it knows them.
 
     Args:
@@ -110,8 +111,8 @@ def exact_rows(spec: Attention, read: Sequence[Param], written: Sequence[Param],
     group = group_size(spec)
     params = (*read, *written, BAD, FALLBACK)
     grid = (f"B * {spec.heads // group}", f"(I * {group} + {block_r - 1}) // {block_r}", "1")
-    # Rare, so rather slow than short of registers.
-    return Launch("exact_rows", params, grid, max(warps, 8), stages), _flags(spec)
+    # Rare, so rather slow than short of registers: many warps, nothing loaded ahead.
+    return Launch("exact_rows", params, grid, max(warps, 8), 1), _flags(spec)
 
 
 def _decode(spec: Attention, knobs: Mapping[str, int | str], facts: Facts, gpu: bool) -> Plan:
@@ -151,7 +152,7 @@ def _decode(spec: Attention, knobs: Mapping[str, int | str], facts: Facts, gpu: 
         Buffer("state", DType.F32, (*states, "2")),
     ]
     if context["guarded"]:
-        again, flags = exact_rows(spec, read, written, block_r, warps, stages)
+        again, flags = exact_rows(spec, read, written, block_r, warps)
         context["exact_params"] = [p.declaration for p in again.params]
         launches.append(again)
         workspace.append(flags)

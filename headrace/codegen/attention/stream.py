@@ -120,9 +120,7 @@ def plan(spec: Attention, knobs: Mapping[str, int | str], facts: Facts, gpu: boo
         Buffer("cut", DType.I32, (str(workers), "2")),
     ]
     if flags:
-        again, bad = attention.exact_rows(
-            spec, [*pointers, *sizes, *strides], written, block_r, warps, stages
-        )
+        again, bad = attention.exact_rows(spec, [*pointers, *sizes, *strides], written, block_r, warps)
         context["exact_params"] = [p.declaration for p in again.params]
         launches.append(again)
         workspace.append(bad)

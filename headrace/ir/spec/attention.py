@@ -15,7 +15,7 @@ from headrace.ir.spec.operand import Extra, digest, fields_of, listing, unlist
 _DOT = Ref("s")
 _ALL = Const(True)
 
-# Nats that scores surely stay within where a bound is proven: n keys of it add up to n e^50, far from overflow.
+# Nats that scores surely stay within where a bound is proven; n keys add up to n e^50 at most.
 PROVEN_BOUND = 50
 
 
