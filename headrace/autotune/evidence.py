@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from headrace.autotune.db.rows import Observation
 from headrace.autotune.db.store import Store
 from headrace.autotune.keys import environment, numerics
-from headrace.autotune.ladder import Query, Step, answer_of, climb
+from headrace.autotune.ladder import Query, Step, answer_of, climb, priors
 from headrace.autotune.regimes import derive, silence
 from headrace.autotune.registry import Codegen, Registry, refusal
 from headrace.errors import HeadraceError
@@ -16,7 +17,7 @@ from headrace.ir.device import Device
 from headrace.ir.evidence import Answer
 from headrace.ir.regime import RegimeTable
 from headrace.ir.schedule import Schedule
-from headrace.ir.spec import Gemm, Spec
+from headrace.ir.spec import Attention, Gemm, Rows, Spec, Stabilizer
 
 _log = logging.getLogger("headrace.autotune")
 _Key = tuple[Spec, tuple[int, ...], Device]
@@ -40,9 +41,10 @@ class DatabaseEvidence:
         try:
             self._renew()
             key = (spec, sizes, device)
-            if key not in self._memo:
-                self._memo[key] = answer_of(self.why(spec, sizes, device))
-            return self._memo[key]
+            memo = self._memo  # another thread may renew it meanwhile
+            if key not in memo:
+                memo[key] = answer_of(self.why(spec, sizes, device))
+            return memo[key]
         except Exception as error:
             _log.debug("evidence for %s at %s is lost: %s", spec.kind, sizes, error)
             return None
@@ -53,9 +55,10 @@ class DatabaseEvidence:
         try:
             self._renew()
             key = (spec, device)
-            if key not in self._tables:
-                self._tables[key] = self._derived(spec, device)
-            return self._tables[key]
+            tables = self._tables
+            if key not in tables:
+                tables[key] = self._derived(spec, device)
+            return tables[key]
         except Exception as error:
             _log.debug("the regimes of %s are lost: %s", spec.kind, error)
             return None
@@ -78,10 +81,19 @@ class DatabaseEvidence:
             self._memo, self._tables, self._revision = {}, {}, self._store.revision
 
     def why(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> tuple[Step, ...]:
-        """The rungs that were climbed for an answer, for people: print each Step."""
+        """The rungs that were climbed for an answer, for people: print each Step.
+
+        Where nothing is known of an operation that may use a unified maximum, what is known of the same
+        one without that permission is a prior: its schedules are legal for both.
+        """
         query = Query(str(spec), sizes, numerics(device), environment(device))
         refuse = _Remembered(lambda row: self._refusal(spec, sizes, row, device))
-        return climb(self._store.observations(query.spec), query, refuse)
+        steps = climb(self._store.observations(query.spec), query, refuse)
+        plain = unlicensed(spec)
+        if plain is None or answer_of(steps) is not None:
+            return steps
+        query = replace(query, spec=str(plain))
+        return (*steps, *map(priors, climb(self._store.observations(query.spec), query, refuse)))
 
     def _refusal(self, spec: Spec, sizes: tuple[int, ...], row: Observation, device: Device) -> str | None:
         if row.template_digest != self._registry.digest(row.dataflow):
@@ -91,6 +103,16 @@ class DatabaseEvidence:
         except (HeadraceError, ValueError, KeyError, TypeError):
             return "not a schedule of ours"  # a row may come from anybody's file
         return None if reason is None else "not legal here"
+
+
+def unlicensed(spec: Spec) -> Spec | None:
+    """The operation without its permission of a unified maximum; None where it has none."""
+    if isinstance(spec, Attention) and spec.normalizer.stabilizer is Stabilizer.UNIFIED:
+        plain = replace(spec.normalizer, stabilizer=Stabilizer.ONLINE, phi=0, proven=False)
+        return replace(spec, normalizer=plain)
+    if isinstance(spec, Rows) and spec.phi is not None:
+        return replace(spec, phi=None)
+    return None
 
 
 class _Remembered:

@@ -5,6 +5,9 @@
     SAME_ARCHITECTURE  another machine with the same instruction sets
     NEIGHBOUR_SIZES    another size bucket, nearest first
 
+Rows of an operation without the permission of a unified maximum answer for the one that has it, where nothing
+else does: never as EXACT (`priors`).
+
 Within a rung only rows are compared that were measured at the same sizes, in the same place, under the same
 policy.
 """
@@ -14,7 +17,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from headrace.autotune.db.rows import Environment, Observation, Stage, Verdict
 from headrace.autotune.stats import median, median_interval
@@ -44,6 +47,7 @@ class Step:
     rows: int
     answer: Answer | None
     refused: dict[str, int] = field(default_factory=dict)
+    about: str = ""  # whose rows these are, if not the operation's own
 
     def __str__(self) -> str:
         said = "nothing known"
@@ -52,7 +56,8 @@ class Step:
             timing = "" if seconds is None else f" in {seconds * 1e6:.1f} us"
             said = f"{self.answer.schedule}{timing} ({len(self.answer.rows)} rows)"
         left = "".join(f"; {count} left out: {reason}" for reason, count in sorted(self.refused.items()))
-        return f"{self.rung.name.lower():<18} {self.rows:>5} rows  {said}{left}"
+        about = f" ({self.about})" if self.about else ""
+        return f"{self.rung.name.lower():<18} {self.rows:>5} rows  {said}{left}{about}"
 
 
 def climb(
@@ -77,6 +82,14 @@ def climb(
         if answer is not None:
             break
     return tuple(steps)
+
+
+def priors(step: Step) -> Step:
+    """A rung of the same operation without a unified maximum, whose timings are no more than priors."""
+    answer = step.answer
+    if answer is not None and answer.rung is Rung.EXACT:
+        answer = replace(answer, rung=Rung.SAME_DEVICE)
+    return replace(step, answer=answer, about="without a unified maximum")
 
 
 def answer_of(steps: Sequence[Step]) -> Answer | None:

@@ -29,6 +29,7 @@ at the ends of float32; it costs the loop nothing.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 from headrace.codegen.expr_triton import Code
 from headrace.ir.dtype import DType
@@ -57,14 +58,14 @@ def permitted(normalizer: Normalizer) -> tuple[Stabilizer, ...]:
 
 
 def knobs(
-    normalizer: Normalizer, *, without: Stabilizer | None = None, unified: bool = False
+    normalizer: Normalizer, *, without: Collection[Stabilizer] = (), unified: bool = False
 ) -> tuple[Knob, ...]:
-    """The question, if there is something to choose; without a choice that the device cannot take.
+    """The question, if there is something to choose; without choices that cannot be taken here.
 
     Args:
         unified: a unified maximum is the default where it is permitted; else `online` is.
     """
-    values = tuple(str(one) for one in permitted(normalizer) if one is not without)
+    values = tuple(str(one) for one in permitted(normalizer) if one not in without)
     first = Stabilizer.UNIFIED if unified and Stabilizer.UNIFIED in values else Stabilizer.ONLINE
     return (Knob(KNOB, str(first), values),) if values else ()
 

@@ -145,7 +145,7 @@ def _attend(spec: Attention, inputs: Sequence[Tensor], statistics: SiteStatistic
     keys = k.shape[2]
     shape = spec.output_shapes([tuple(value.shape) for value in inputs])[0]
     (strides,) = output_strides(spec, [shape])
-    result = torch.empty_strided(shape, strides, dtype=spec.out.to_torch())
+    result = torch.empty_strided(shape, strides, dtype=spec.out.to_torch(), device=q.device)
     extras = {extra.name: _spread(extra, value) for extra, value in zip(spec.extras, inputs[3:], strict=True)}
     step = max(1, BLOCK // max(1, heads * keys))
     for b in range(batch):
@@ -154,11 +154,11 @@ def _attend(spec: Attention, inputs: Sequence[Tensor], statistics: SiteStatistic
             last = min(first + step, rows)
             dot = _grouped(q[b, :, first:last].float(), key.mT)
             env = {name: _part(extra, b, first, last) for name, extra in extras.items()}
-            env |= _indices(b, heads, first, last, keys) | {"s": dot[None]}
+            env |= _indices(b, heads, first, last, keys, q.device) | {"s": dot[None]}
             scores = scalar.evaluate(spec.score, env, exact=False).float().expand(1, *dot.shape)[0]
             visible = scalar.evaluate(spec.mask, env, exact=False).expand(1, *dot.shape)[0]
             scores = scores.masked_fill(~visible, -torch.inf)
-            seen = statistics.add(scores)
+            seen = statistics.add(scores.cpu()).to(q.device)
             weights = scores.softmax(-1)
             if spec.safe:
                 weights = weights.masked_fill(~seen[..., None], 0.0)
@@ -172,12 +172,12 @@ def _grouped(rows: Tensor, shared: Tensor) -> Tensor:
     return (rows.reshape(shared.shape[0], -1, width) @ shared).view(heads, count, shared.shape[-1])
 
 
-def _indices(b: int, heads: int, first: int, last: int, keys: int) -> dict[str, Tensor]:
+def _indices(b: int, heads: int, first: int, last: int, keys: int, device: torch.device) -> dict[str, Tensor]:
     return {
-        "b": torch.tensor(b).view(1, 1, 1, 1),
-        "h": torch.arange(heads).view(1, -1, 1, 1),
-        "i": torch.arange(first, last).view(1, 1, -1, 1),
-        "j": torch.arange(keys).view(1, 1, 1, -1),
+        "b": torch.tensor(b, device=device).view(1, 1, 1, 1),
+        "h": torch.arange(heads, device=device).view(1, -1, 1, 1),
+        "i": torch.arange(first, last, device=device).view(1, 1, -1, 1),
+        "j": torch.arange(keys, device=device).view(1, 1, 1, -1),
     }
 
 

@@ -16,7 +16,8 @@ from headrace import upstream
 from headrace.compiler.devices import device_of, host_device
 from headrace.compiler.notices import warn_once
 from headrace.compiler.options import Options
-from headrace.compiler.runtime import RUNTIME, Choice, Kernel, Resolver
+from headrace.compiler.restride import Kernel
+from headrace.compiler.runtime import RUNTIME, Choice, Resolver
 from headrace.configuration import current
 from headrace.errors import HeadraceError, UnknownOption
 from headrace.ir.device import Backend, Device

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from headrace.compiler.notices import warn_once
+from headrace.compiler.restride import Inputs, Kernel, Restrided, Result, same_layout
 from headrace.errors import HeadraceError
 from headrace.ir.device import Device
 from headrace.ir.evidence import Rung, bucket
@@ -29,9 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Inputs = Sequence["torch.Tensor"]
-Result = Any
-Kernel = Callable[[Inputs], Result]
 # What has a kernel of its own: a regime, by its position in the table, or a size bucket.
 Slot = int | tuple[int, ...]
 
@@ -76,7 +74,7 @@ class Dispatcher:
         self.spec = parse_spec(text)
         self._key = _key_function(self.spec)
         self._by_sizes: dict[Any, Kernel] = {}
-        self._by_slot: dict[Slot, Kernel] = {}
+        self._by_slot: dict[Slot, tuple[Decision, Kernel]] = {}
         self._table: RegimeTable | None = None
         self._asked = False
         self._lock = threading.RLock()
@@ -133,13 +131,13 @@ class Dispatcher:
         with self._lock:
             slot, sizes = self._slot(inputs)
             place = slot, bucket(sizes)
-            kernel = self._by_slot.get(slot)
-            if kernel is None:
+            found = self._by_slot.get(slot)
+            if found is None:
                 regime = None if self._table is None or not isinstance(slot, int) else (self._table, slot)
                 resolver = RUNTIME.resolver
                 decision, kernel = resolver.resolve(self.spec, self.text, sizes, inputs[0], regime)
             else:
-                decision = self._known(place, sizes)
+                decision, kernel = self._known(found[0], place, sizes), found[1]
             try:
                 result, kernel = self._checked(kernel, inputs)
             except Exception as error:
@@ -148,8 +146,8 @@ class Dispatcher:
                 decision = _failed(decision, error)
                 library = RUNTIME.resolver.library(self.spec, inputs[0])
                 result, kernel = self._checked(library, inputs)
-                self._by_slot[slot] = library
-            self._by_slot.setdefault(slot, kernel)
+                self._by_slot[slot] = decision, library
+            self._by_slot.setdefault(slot, (decision, kernel))
             self.decisions[place] = decision
             if len(self._by_sizes) >= REMEMBERED_SIZES:
                 self._by_sizes.clear()
@@ -160,18 +158,19 @@ class Dispatcher:
         """Whose kernel serves the inputs, and their run-time sizes."""
         sizes = tuple(map(int, self.spec.sizes([value.shape for value in inputs])))
         if not self._asked:
-            self._asked = True
             self._table = RUNTIME.resolver.regimes(self.spec, inputs[0])
+            self._asked = True
         at = None if self._table is None or len(sizes) != 1 else self._table.find(sizes[0])
         return bucket(sizes) if at is None else at, sizes
 
-    def _known(self, place: tuple[Slot, tuple[int, ...]], sizes: tuple[int, ...]) -> Decision:
+    def _known(
+        self, found: Decision, place: tuple[Slot, tuple[int, ...]], sizes: tuple[int, ...]
+    ) -> Decision:
         """The decision for sizes whose kernel was found before, maybe in another bucket of the regime."""
-        found = self.decisions.get(place)
-        if found is None:
-            other = next(decision for (slot, _), decision in self.decisions.items() if slot == place[0])
-            found = replace(other, sizes=sizes, bucket=place[1], seconds=None)
-        return found
+        known = self.decisions.get(place)
+        if known is not None and known.schedule == found.schedule:
+            return known
+        return replace(found, sizes=sizes, bucket=place[1], seconds=None)
 
     def _rescue(self, inputs: Inputs, error: Exception) -> Result:
         """PyTorch's operators, for a kernel that worked at these sizes and now fails (other strides)."""
@@ -182,9 +181,11 @@ class Dispatcher:
             place = slot, bucket(sizes)
             library = RUNTIME.resolver.library(self.spec, inputs[0])
             result, kernel = self._checked(library, inputs)
-            self._by_slot[slot] = library
-            if place in self.decisions:
-                self.decisions[place] = _failed(self.decisions[place], error)
+            # Nothing is known of a kernel that was forgotten while it ran.
+            unknown = Decision(self.text, sizes, place[1], "a kernel", Rung.DEFAULT.name.lower(), None, "")
+            decision = _failed(self.decisions.get(place, unknown), error)
+            self._by_slot[slot] = decision, library
+            self.decisions[place] = decision
             self._by_sizes[self._key(inputs)] = getattr(kernel, "fast", kernel)
             return result
 
@@ -203,9 +204,9 @@ class Dispatcher:
                     f"a kernel returned {value.dtype} {tuple(value.shape)} instead of "
                     f"{dtype.to_torch()} {tuple(shape)}"
                 )
-            restride |= not _same_layout(shape, value.stride(), strides)
+            restride |= not same_layout(shape, value.stride(), strides)
         if restride:
-            kernel = _Restrided(kernel, self.spec)
+            kernel = Restrided(kernel, self.spec)
             result = kernel.arrange(result, inputs)
         return result, kernel
 
@@ -215,35 +216,6 @@ def _key_function(spec: Spec) -> Callable[[Inputs], Any]:
     if isinstance(spec, Attention):
         return lambda inputs: (inputs[0].shape, inputs[1].shape[2])
     return lambda inputs: inputs[0].shape
-
-
-def _same_layout(shape: Sequence[int], one: Sequence[int], other: Sequence[int]) -> bool:
-    """Whether strides address the same elements; those of dimensions of size 1 do not matter."""
-    if 0 in shape:
-        return True
-    return all(extent == 1 or a == b for extent, a, b in zip(shape, one, other, strict=True))
-
-
-class _Restrided:
-    """A kernel whose results are copied into the promised layout."""
-
-    def __init__(self, kernel: Kernel, spec: Spec) -> None:
-        self._kernel = kernel
-        self._spec = spec
-
-    def __call__(self, inputs: Inputs) -> Result:
-        return self.arrange(self._kernel(inputs), inputs)
-
-    def arrange(self, result: Result, inputs: Inputs) -> Result:
-        from headrace.compiler.operators import output_strides
-
-        made = result if isinstance(result, tuple) else (result,)
-        strides = output_strides(self._spec, [tuple(value.shape) for value in made])
-        arranged = tuple(
-            value.new_empty_strided(value.shape, wanted).copy_(value)
-            for value, wanted in zip(made, strides, strict=True)
-        )
-        return arranged if isinstance(result, tuple) else arranged[0]
 
 
 def _failed(decision: Decision, error: Exception) -> Decision:

@@ -22,7 +22,7 @@ _PROVEN = Normalizer(stabilizer=Stabilizer.UNIFIED, proven=True)
 
 @dataclass(frozen=True)
 class BoundScores(Pass):
-    """Permits phi = 0 without a guard where interval arithmetic bounds every score by `PROVEN_BOUND`.
+    """Permits phi = 0 without a calibration where interval arithmetic bounds every score by `PROVEN_BOUND`.
 
     The score expression is evaluated over intervals: indices count from zero, a boolean extra is 0 or 1, any
     other extra (a bias, an added mask) may be anything, -inf included, and so may the raw product unless the

@@ -35,8 +35,12 @@ class Interval:
         return Interval(min(self.low, other.low), max(self.high, other.high))
 
     def widened(self, relative: float) -> Interval:
-        slack = relative * self.magnitude if math.isfinite(self.magnitude) else 0.0
-        return Interval(self.low - slack, self.high + slack)
+        """By a share of the larger end; of each where one is open."""
+        if math.isfinite(self.magnitude):
+            slack = relative * self.magnitude
+            return Interval(self.low - slack, self.high + slack)
+        low, high = (relative * abs(end) if math.isfinite(end) else 0.0 for end in (self.low, self.high))
+        return Interval(self.low - low, self.high + high)
 
 
 ANYTHING = Interval()

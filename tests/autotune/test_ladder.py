@@ -166,3 +166,46 @@ def test_environment_names_no_place() -> None:
     assert "llvmlite=" in versions(Backend.CPU)
     assert "llvmlite=" not in versions(Backend.CUDA)
     assert "/home" not in str(where)
+
+
+PLAIN = (
+    "Attention{q=f32; k=f32; v=f32; out=f32; heads=[2, 2, 2]; dims=[8, 8]; score=s; mask=true; "
+    "normalizer=exp/sum/online; safe=false; extras=[]}"
+)
+SOFTMAX = (
+    "Rows{inputs=[x:f32[rn]]; reductions=[m = max(x), s = sum(exp(sub(x, m)))]; "
+    "outputs=[f32 = div(exp(sub(x, m)), s)]; reduced=[]}"
+)
+
+
+@pytest.mark.parametrize(
+    ("plain", "licensed", "sizes"),
+    [
+        (PLAIN, PLAIN.replace("online", "unified(16)"), (1, 1, 64)),
+        (PLAIN, PLAIN.replace("online", "unified(0, proven)"), (1, 1, 64)),
+        (SOFTMAX, SOFTMAX.replace("reduced=[]", "reduced=[]; phi=3"), (4, 64)),
+    ],
+)
+def test_rows_without_a_unified_maximum_are_priors_for_the_operation_that_may_use_one(
+    plain: str, licensed: str, sizes: tuple[int, ...]
+) -> None:
+    def measured(spec: str, schedule: str) -> Observation:
+        return row(
+            schedule, 1e-3, spec=str(parse_spec(spec)), sizes=sizes, where=environment(DEVICE),
+            numerics=numerics(DEVICE), digest="digest of flat",
+        )  # fmt: skip
+
+    store = Store.in_memory()
+    evidence = DatabaseEvidence(store, Fake())
+    store.append([measured(plain, "flat{block=16, stages=1}")])
+    answer = evidence.best(parse_spec(licensed), sizes, DEVICE)
+    assert answer is not None
+    assert (str(answer.schedule), answer.rung) == ("flat{block=16, stages=1}", Rung.SAME_DEVICE)
+    assert "without a unified maximum" in str(evidence.why(parse_spec(licensed), sizes, DEVICE)[-1])
+    store.append([measured(licensed, "flat{block=64, stages=1}")])
+    answer = evidence.best(parse_spec(licensed), sizes, DEVICE)
+    assert answer is not None
+    assert (str(answer.schedule), answer.rung) == ("flat{block=64, stages=1}", Rung.EXACT)
+    answer = evidence.best(parse_spec(plain), sizes, DEVICE)  # never the other way round
+    assert answer is not None
+    assert str(answer.schedule) == "flat{block=16, stages=1}"

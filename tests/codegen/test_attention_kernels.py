@@ -64,6 +64,21 @@ def test_bounds_at_any_position(position: int) -> None:
     assert_close(spec, instantiate(str(spec), "decode", (1, 1, 77), block_j=32)(inputs), inputs)
 
 
+@pytest.mark.parametrize("dtype", ["i32", "i64"])
+@pytest.mark.parametrize("mask", ["le(j, n)", "lt(j, n)", "gt(j, n)", "and(le(j, n), le(j, i))"])
+@pytest.mark.parametrize(("flow", "sizes"), FLOWS)
+def test_the_largest_integer_is_no_bound_at_all(
+    flow: str, sizes: tuple[int, ...], mask: str, dtype: str
+) -> None:
+    """`le(j, n)` is `lt(j, add(n, 1))`, which must not wrap around."""
+    spec = parse_spec(text(mask=mask, extras=f"n:{dtype}[b]", safe="true"))
+    inputs = make(spec, sizes)
+    limits = torch.iinfo(inputs[3].dtype)
+    for value in (limits.max, limits.max - 1, limits.min):
+        inputs[3].fill_(value)
+        assert_close(spec, instantiate(str(spec), flow, sizes, block_j=16)(inputs), inputs)
+
+
 @pytest.mark.parametrize(
     "mask",
     ["le(j, i)", "lt(j, add(i, 3))", "ge(i, j)", "and(le(j, i), gt(j, sub(i, 9)))", "gt(j, sub(i, 9))",

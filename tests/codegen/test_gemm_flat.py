@@ -171,6 +171,18 @@ def test_a_number_of_workers_out_of_range_is_refused(workers: int | str) -> None
     assert "is no number from 1 to 4096" in str(reason)
 
 
+def test_more_steps_than_int32_numbers_are_refused() -> None:
+    spec = parse_spec(
+        "Gemm{x=f32; weights=[w0:f32[32000,4096]nk]; extras=[]; outputs=[f32 = acc_w0]; batched=false}"
+    )
+    smallest = Schedule.of("stream_k", block_m=16, block_n=16, block_k=16, workers=8)
+    stream_k = dataflows.get("stream_k")
+    assert stream_k.legal(spec, (4096,), smallest, CPU) is None
+    reason = stream_k.legal(spec, (1 << 17,), smallest, CPU)
+    assert reason is not None
+    assert "more than stream_k can number" in reason
+
+
 def test_work_counts_workers_and_the_tiles_that_they_share() -> None:
     device, spec = targets.device_of("cuda:90"), parse_spec(product("bf16", (4096, 4096)))
     flow, flat = dataflows.get("stream_k"), dataflows.get("flat")

@@ -108,6 +108,20 @@ def test_another_sum_or_another_maximum_is_no_pair() -> None:
         assert "stabilizer" not in dict(dataflows.get("row_loop").default(spec, (2, 5000), CPU).knobs)
 
 
+@pytest.mark.parametrize("flow", FLOWS)
+def test_scores_that_need_a_pass_of_their_own_first_are_no_pair(flow: str) -> None:
+    score = "sub(x, div(mu, count))"
+    text = (
+        f"Rows{{inputs=[x:f32[rn]]; reductions=[mu = sum(x), m = max({score}), s = sum(exp(sub({score}, m)))]; "
+        f"outputs=[f32 = div(exp(sub({score}, m)), s)]; reduced=[]; phi=0}}"
+    )
+    spec = parse_spec(text)
+    assert isinstance(spec, Rows)
+    assert pair_of(spec) is None
+    x = make(spec, (3, 300))
+    assert_close(spec, instantiate(text, flow, (3, 300), block_n=64)(x), x)
+
+
 @pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
 @pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("how", STABILIZERS)
@@ -135,6 +149,18 @@ def test_log_sum_exp_of_infinite_rows(how: str, flow: str) -> None:
     assert out[4] == -torch.inf
     assert out[6] == torch.inf
     torch.testing.assert_close(out, torch.logsumexp(x, -1), rtol=1e-6, atol=1e-6, equal_nan=True)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("how", STABILIZERS)
+def test_nan_stays_nan_beside_an_infinity(how: str, flow: str) -> None:
+    """NaN, then infinity, in the same lane of a later block."""
+    x = torch.randn(3, 400, generator=torch.Generator().manual_seed(0))
+    x[0, 3], x[0, 3 + 64] = torch.nan, torch.inf
+    x[1, 3], x[1, 3 + 128] = torch.inf, torch.nan
+    x[2, 3], x[2, 3 + 64] = torch.nan, -torch.inf
+    out = instantiate(LOG_SUM_EXP, flow, (3, 400), stabilizer=how, block_n=64)([x])
+    assert out.isnan().all()
 
 
 @pytest.mark.parametrize("how", STABILIZERS)

@@ -13,7 +13,7 @@ import torch
 from headrace.autotune.db.rows import Environment, Observation, Policy, Verdict
 from headrace.autotune.db.store import Store
 from headrace.codegen.dataflows import get
-from headrace.compiler import operators, resolve, runtime
+from headrace.compiler import operators, resolve, restride, runtime
 from headrace.compiler.notices import HeadraceWarning
 from headrace.compiler.options import Options
 from headrace.compiler.runtime import RUNTIME, Choice, Resolver
@@ -164,7 +164,7 @@ def test_results_are_laid_out_as_the_fake_values_promise(use: Callable[..., Reco
             got = torch.ops.headrace.run3x1(q, k, v, str(spec))
             with torch._subclasses.FakeTensorMode() as mode:
                 fake = torch.ops.headrace.run3x1(*map(mode.from_tensor, (q, k, v)), str(spec))
-            assert runtime._same_layout(got.shape, got.stride(), fake.stride())
+            assert restride.same_layout(got.shape, got.stride(), fake.stride())
             torch.testing.assert_close(got, attend(q, k, v, scale=1.0))
     assert recording.built
 
@@ -288,6 +288,41 @@ def test_a_regimes_kernel_that_fails_is_replaced_in_that_regime_alone(
     assert recording.built == ["small", "library", "large"]
     # A small kernel serves none of its regime any more, whichever size of it comes.
     assert {d.sizes[0]: d.schedule for d in RUNTIME.decisions()}[3] == "library{}"
+
+
+def test_a_regime_whose_kernel_failed_later_says_so_at_every_size(use: Callable[..., Recording]) -> None:
+    use(table=MEASURED, small=_fails_after(2))
+    run = runtime.bind("CPU", TEXT)
+    x = torch.randn(6, 4)
+    for rows in (2, 3):
+        torch.testing.assert_close(run(x[:rows], W), x[:rows] @ W)
+    with pytest.warns(HeadraceWarning, match="cannot launch"):
+        torch.testing.assert_close(run(x[:3], W), x[:3] @ W)
+    torch.testing.assert_close(run(x[:5], W), x[:5] @ W)
+    served = {decision.sizes[0]: decision.schedule for decision in RUNTIME.decisions()}
+    assert served == {2: "small{}", 3: "library{}", 5: "library{}"}
+
+
+def test_a_kernel_that_is_forgotten_while_it_fails_leaves_a_usable_regime(
+    use: Callable[..., Recording],
+) -> None:
+    calls = []
+
+    def forgotten(inputs: Any) -> torch.Tensor:
+        calls.append(len(inputs[0]))
+        if len(calls) > 1:
+            RUNTIME.forget()  # as another thread may at any time
+            raise RuntimeError("cannot launch")
+        return product(inputs)
+
+    use(table=MEASURED, small=forgotten)
+    run = runtime.bind("CPU", TEXT)
+    x = torch.randn(5, 4)
+    torch.testing.assert_close(run(x[:3], W), x[:3] @ W)
+    with pytest.warns(HeadraceWarning, match="cannot launch"):
+        torch.testing.assert_close(run(x[:3], W), x[:3] @ W)
+    torch.testing.assert_close(run(x[:5], W), x[:5] @ W)
+    assert {decision.schedule for decision in RUNTIME.decisions()} == {"library{}"}
 
 
 def test_a_table_that_cannot_be_had_leaves_buckets(use: Callable[..., Recording]) -> None:

@@ -213,3 +213,9 @@ def test_every_value_lies_in_its_interval(text: str) -> None:
 )
 def test_where_nothing_is_known_the_interval_is_everything(text: str) -> None:
     assert bounds(parse(text), {"y": Interval(-1.0, 1.0)}) == ANYTHING
+
+
+def test_a_rounded_value_lies_in_an_interval_that_is_open_on_one_side() -> None:
+    found = bounds(parse("cast:bf16(x)"), {"x": Interval(1.003, math.inf)})
+    assert found.low <= float(torch.tensor(1.003).bfloat16())
+    assert found.high == math.inf

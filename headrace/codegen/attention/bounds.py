@@ -8,6 +8,8 @@ from headrace.ir.dtype import DType
 from headrace.ir.expr import Call, Const, Expr, Ref, call, refs
 from headrace.ir.spec import Extra
 
+_MOST_KEYS = (1 << 31) - 1  # kernels count them in int32
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
@@ -27,7 +29,7 @@ def conjuncts(mask: Expr) -> tuple[Expr, ...]:
 
 def bounds(mask: Expr, extras: tuple[Extra, ...]) -> Bounds:
     """Split a mask into bounds of j and the rest. `j <= e` is `j < e + 1`; e must be an integer
-    expression."""
+    expression, an extra in it may be as large as its type allows."""
     floating = {extra.name for extra in extras if extra.dtype.is_floating or extra.dtype is DType.BOOL}
     lower: list[Expr] = []
     upper: list[Expr] = []
@@ -43,10 +45,17 @@ def bounds(mask: Expr, extras: tuple[Extra, ...]) -> Bounds:
         if e is None or "j" in refs(e) or refs(e) & floating or not _integral(e):
             rest.append(part)
         elif fn in ("lt", "le"):
-            upper.append(e if fn == "lt" else call("add", e, 1))
+            upper.append(e if fn == "lt" else _after(e, extras))
         else:
-            lower.append(e if fn == "ge" else call("add", e, 1))
+            lower.append(e if fn == "ge" else _after(e, extras))
     return Bounds(tuple(lower), tuple(upper), tuple(rest))
+
+
+def _after(expr: Expr, extras: tuple[Extra, ...]) -> Expr:
+    """The least j > e, or one beyond all keys: e + 1 of the largest integer would be the smallest."""
+    if refs(expr) & {extra.name for extra in extras}:
+        expr = call("minimum", expr, _MOST_KEYS - 1)
+    return call("add", expr, 1)
 
 
 def _integral(expr: Expr) -> bool:

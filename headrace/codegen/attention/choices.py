@@ -25,9 +25,12 @@ from headrace.codegen.knobs import (
 from headrace.codegen.plan import cdiv, next_power_of_two
 from headrace.ir.device import Backend, Device
 from headrace.ir.dtype import DType
-from headrace.ir.expr import refs
+from headrace.ir.expr import Call, Const, Expr, refs
 from headrace.ir.schedule import Knob, Schedule, Value
 from headrace.ir.spec import Attention, Spec, Stabilizer
+
+_NAMES = frozenset("sbhij")  # in a score; any other is an extra
+_LARGE = 1e6  # beyond all scores that are meant
 
 
 @dataclass(frozen=True)
@@ -179,14 +182,31 @@ def _stabilizers(spec: Attention, sizes: Sizes, device: Device) -> tuple[Knob, .
     """
     lost = gpu(device) and spec.v is DType.F16
     wins = not gpu(device) and max(spec.d_k, spec.d_v) <= 64 and sizes[2] >= 512
-    without = Stabilizer.UNIFIED if lost else None
+    without = [Stabilizer.UNIFIED] if lost else []
+    if _huge(spec.score):
+        without.append(Stabilizer.PAIR)
     return stabilizers.knobs(spec.normalizer, without=without, unified=wins)
 
 
 def _refused(spec: Attention, schedule: Schedule, device: Device) -> str | None:
     """Why the schedule's stabilizer may not be taken."""
     taken = dict(schedule.knobs).get(stabilizers.KNOB, str(Stabilizer.ONLINE))
+    if taken == Stabilizer.PAIR and _huge(spec.score):
+        return "a mask or bias in the score may be as large as float32 goes, where a power of two overflows"
     return stabilizers.refusal(spec.normalizer, taken, spec.v, gpu=gpu(device))
+
+
+def _huge(score: Expr) -> bool:
+    """Whether a whole row of scores may be some lowest number, added in place of -inf.
+
+    In powers of two it is below -2^128, and where it is not, the rounding of score * log2(e) alone exceeds
+    what exp2 can hold: `pair` would lose the row, which is uniform.
+    """
+    if isinstance(score, Call):
+        return any(map(_huge, score.args))
+    if isinstance(score, Const):
+        return math.isfinite(score.value) and abs(score.value) > _LARGE
+    return score.name not in _NAMES
 
 
 def _attention_limits(spec: Attention, rows: int, schedule: Schedule, device: Device) -> str | None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from headrace.codegen.gemm import cpu_blocks, gpu_blocks
-from headrace.codegen.gemm.jobs import accumulators
+from headrace.codegen.gemm.jobs import accumulators, widths
 from headrace.codegen.knobs import (
     MAX_TILE,
     Choices,
@@ -189,7 +190,14 @@ class StreamChoices:
         workers = knobs.pop("workers", None)
         if not isinstance(workers, int) or not 0 < workers <= MOST_WORKERS:
             return f"workers={workers} is no number from 1 to {MOST_WORKERS}"
-        return FLAT.legal(spec, sizes, Schedule("flat", tuple((knobs | {"split_k": 1}).items())), device)
+        reason = FLAT.legal(spec, sizes, Schedule("flat", tuple((knobs | {"split_k": 1}).items())), device)
+        if reason is not None or sizes is None:
+            return reason
+        assert isinstance(spec, Gemm)
+        tiles = sum(cdiv(n, int(knobs["block_n"])) for n in widths(spec)) * math.prod(sizes[:-1])
+        steps = tiles * cdiv(sizes[-1], int(knobs["block_m"])) * cdiv(spec.k, int(knobs["block_k"]))
+        # The kernel numbers the steps of all tiles in int32.
+        return None if steps < 1 << 31 else f"{steps} steps along K are more than stream_k can number"
 
 
 def worth_streaming(spec: Gemm, sizes: Sizes, device: Device) -> bool:

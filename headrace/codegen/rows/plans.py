@@ -102,7 +102,7 @@ def _whole(
     guarded = bool(more["guarded"])
     params = [*inputs, *outputs, *([FALLBACK] if guarded else []), *sizes]
     context = scope.context() | {
-        "looped": schedule.dataflow == "row_loop", "block_r": block_r, "block_n": block_n,
+        "block_r": block_r, "block_n": block_n,
         "params": [p.declaration for p in params], "shape": Code(shape),
         "outputs": [o for o in scope.outputs(shape) if not o.reduced],
         "row_outputs": [o for o in scope.outputs(shape) if o.reduced],

@@ -1,6 +1,6 @@
 """The softmax pair within a Rows, recognised by its algebra, so that any reference exponent will do.
 
-    m = max(e),    s = sum(exp(e - m))        e: any pointwise expression, the same in both
+    m = max(e),    s = sum(exp(e - m))        e: any pointwise expression of inputs, the same in both
 
 What is made of m and s may not depend on which c stands for m, as long as s = sum(exp(e - c)). So every
 expression gets a weight, under m -> m + d and s -> s exp(-d): it is invariant, or it shifts by k d (m by 1,
@@ -103,6 +103,8 @@ def _candidate(spec: Rows, total: Reduction) -> Pair | None:
     if not isinstance(difference, Call) or difference.fn != "sub":
         return None
     score, base = difference.args
+    if refs(score) & {r.name for r in spec.reductions}:
+        return None  # one pass yields m and s, so what e reads has to be known before it
     for top in spec.reductions:
         if top.kind == "max" and plain(top.expr) == score and base in (Ref(top.name), _safe(top.name)):
             known = {e.name for e in spec.inputs} | {r.name for r in spec.reductions} | {"count"}

@@ -55,7 +55,9 @@ def explain(
     out = Output(json)
     calibration = calibration or current().settings.calibration
     if not regimes and (plot is not None or (database is not None and calibration is None)):
-        raise UnknownOption("--plot and --database belong to regimes: give --regimes too")
+        raise UnknownOption(
+            "--plot belongs to --regimes, --database to --regimes or --calibration: give one of these too"
+        )
     if regimes:
         regime_tables.show(out, subject, claim, plot, database)
         return

@@ -27,6 +27,7 @@ class Box:
 
 
 EVERYTHING = Box({}, ())
+_FAR = 1 << 62  # beyond every index
 _FLIP = {"slt": "sgt", "sle": "sge", "sgt": "slt", "sge": "sle"}
 
 
@@ -98,6 +99,9 @@ def _bound(g: Context, expr: Expr) -> tuple[int, str] | None:
         return None
     lo = _wide(g, left.scalar(g), left.element)
     hi = _wide(g, right.scalar(g), right.element)
+    if right.element == "i64" and not is_const_int(hi):
+        # The largest integer may stand for "no limit": neither hi + 1 nor hi - lo may wrap around.
+        hi = g.smax(str(-_FAR), g.smin(hi, str(_FAR)))
     if predicate == "sle":
         hi = g.add(hi, "1")
     size = str(left.shape[dim])
