@@ -106,7 +106,7 @@ def test_a_models_products_are_found(headrace, home, monkeypatch):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["explain", TEXT, "--plot", "x.svg"], "give --regimes too"),
+        (["explain", TEXT, "--plot", "x.svg"], "give one of these too"),
         (["explain", TEXT, "--regimes", "--plot", "nowhere/x.svg"], "folder does not exist"),
         (["explain", TEXT.replace("false", "true"), "--regimes"], "has no product"),
         (["explain", "Gemm{x=bf17}", "--regimes"], "cannot read"),
