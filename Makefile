@@ -7,7 +7,7 @@ THREADS ?= 2
 WORKERS ?= 2
 export OMP_NUM_THREADS ?= $(THREADS)
 
-.PHONY: help demo test lint bench soak clean
+.PHONY: help demo test gpu lint bench soak clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/'
@@ -34,6 +34,10 @@ demo: $(VENV)/.demo  ## a real language model answers on generated kernels
 
 test: $(VENV)/.dev  ## the tests, about ten minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+# The environment above holds the CPU build of torch, so the caller names a python whose torch sees a GPU.
+gpu:  ## the tests that need a GPU: make gpu PYTHON=...
+	$(PYTHON) -m pytest -m gpu tests/codegen tests/compiler
 
 lint: $(VENV)/.dev  ## ruff and mypy
 	$(BIN)/ruff check .

@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.common import Result
 from headrace.compiler.cli.output import Output
-from headrace.compiler.resolve import host_device
+from headrace.compiler.devices import host_device
 
 NAMES = (
     "decode_smollm2",

@@ -11,7 +11,7 @@ from benchmarks.common import Result, cycling, floor, noise, race, readers, rota
 from headrace.codegen.dataflows import dataflows
 from headrace.codegen.kernel import instantiate
 from headrace.compiler.cli.output import seconds
-from headrace.compiler.resolve import host_device
+from headrace.compiler.devices import host_device
 from headrace.ir.spec import Spec
 
 

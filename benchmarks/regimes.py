@@ -6,7 +6,8 @@ are added up over a decode-like histogram of M, and compared with the best singl
 
 Weights rotate over at least 512 MiB, so no weight is read from a cache (the largest matrix has 192 MiB, the
 smallest 32 MiB). A cell holds if the choice is within 5 % of the best, or within the band that two identical
-runs of the choice span.
+runs of the choice span. Where threads had to wait for a processor, because something else ran, a cell is
+measured again, whatever it says; what remains is told.
 """
 
 from __future__ import annotations
@@ -16,21 +17,24 @@ import json
 import math
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
 
-from benchmarks.common import Bar, Result, cycling, race, rotated
+from benchmarks.common import Bar, Result, waited
 from headrace.autotune.db.store import Store
+from headrace.autotune.measure import COLD_BYTES, Ring, race
 from headrace.autotune.regime_scan import GRID, Scan, measure_regimes
+from headrace.autotune.registry import Kernel
 from headrace.autotune.stats import median_interval
 from headrace.codegen.kernel import instantiate
-from headrace.compiler import resolve, runtime
+from headrace.compiler import scopes
 from headrace.compiler.cli.output import seconds
+from headrace.compiler.devices import host_device
 from headrace.compiler.options import Options
-from headrace.demo.measure import Timing
 from headrace.ir.device import Device
 from headrace.ir.dtype import DType
 from headrace.ir.regime import RegimeTable
@@ -47,8 +51,12 @@ HISTOGRAM = {
     1: 24, 2: 12, 3: 8, 4: 10, 6: 8, 8: 8, 12: 6, 16: 6, 24: 5, 32: 5, 48: 3, 64: 3, 128: 1, 256: 1
 }  # fmt: skip
 WITHIN = 1.05
-CELL_SECONDS = 4.0
-LEAST_ROUNDS, MOST_ROUNDS = 9, 61
+# The cells take turns, too: what disturbs the machine for a while must not decide one of them.
+TURNS = 3
+TURN_SECONDS = 1.4
+LEAST_ROUNDS, MOST_ROUNDS = 5, 31
+# A turn whose threads waited longer than this for a processor, as a share of its time, is measured again.
+DISTURBED, ATTEMPTS = 0.15, 3
 # Who needed this many times the best one's time while measuring is not raced a second time.
 FAR = 2.0
 
@@ -67,6 +75,7 @@ class Cell:
     torch: float  # ours / PyTorch
     torch_low: float  # the lower end of its 95 % interval
     totals: dict[str, float] = field(default_factory=dict)  # seconds by dataflow; `ours` and `torch` too
+    waited: float = 0.0  # how long threads waited for a processor, as a share of the time
 
     @property
     def held(self) -> bool:
@@ -120,24 +129,27 @@ def _piece(
         "batched=false}"
     )
     assert isinstance(spec, Gemm)
-    name, device = f"[{n},{k}] {dtype}", resolve.host_device()
+    name, device = f"[{n},{k}] {dtype}", host_device()
     with Store.open(place) as store:
         scan = measure_regimes(spec, device, store, arguments.budget, grid=grid)
     table = scan.table
     if table is None:
         raise SystemExit(f"{name}: {arguments.budget:.0f} s gave no table; M left: {scan.left}")
     result.notes += _told(name, scan, table)
-    resolve.use(Options(database=str(place)))
-    dispatch = runtime.Dispatcher(str(spec)).function()
-    weights = rotated(lambda: (torch.randn(n, k).to(DType(dtype).to_torch()),))
-    cells = []
-    for m in grid:
-        cell = _cell(name, m, spec, table, device, dispatch, weights, arguments.rounds)
-        cells.append(cell)
+    scope = scopes.RUNTIME.scope(Options(database=str(place)))
+    dispatch = scopes.bind("CPU", str(spec))
+    weights = Ring([torch.randn(n, k).to(DType(dtype).to_torch())], (0,), COLD_BYTES)
+    matches = [_Match(m, spec, table, device, dispatch, arguments.rounds) for m in grid]
+    with scopes.entered(scope):
+        for _ in range(TURNS):
+            for match in matches:
+                match.play(weights)
+    cells = [match.cell(name) for match in matches]
+    for cell in cells:
         verdict = ("ok" if cell.held else "MISSED") + (", slower than torch" if cell.slower else "")
         result.rows.append(
             (
-                name, m, cell.schedule, seconds(cell.seconds), cell.best, f"{cell.over:.3f}",
+                name, cell.m, cell.schedule, seconds(cell.seconds), cell.best, f"{cell.over:.3f}",
                 f"{cell.band:.1%}", f"{cell.torch:.3f}", verdict,
             )
         )  # fmt: skip
@@ -153,60 +165,87 @@ def _told(name: str, scan: Scan, table: RegimeTable) -> list[str]:
     return found
 
 
-def _cell(
-    name: str,
-    m: int,
-    spec: Gemm,
-    table: RegimeTable,
-    device: Device,
-    dispatch: Callable[..., object],
-    weights: list[tuple[torch.Tensor, ...]],
-    rounds: int,
-) -> Cell:
-    x = torch.randn(m, spec.k).to(spec.x.to_torch())
-    measured = {curve.schedule: dict(curve.points).get(m) for curve in table.curves}
-    known = {schedule: time for schedule, time in measured.items() if time is not None}
-    step = cycling(weights)
-    steps: dict[str, Callable[[], object]] = {
-        "ours": step(lambda w: dispatch(x, w[0])),
-        "ours again": step(lambda w: dispatch(x, w[0])),
-        "torch": step(lambda w: torch.nn.functional.linear(x, w[0])),
-    }
-    fastest: dict[str, Schedule] = {}
-    for schedule, time in sorted(known.items(), key=lambda each: each[1]):
-        if schedule.dataflow not in fastest and time <= FAR * min(known.values()) and schedule != LIBRARY:
-            fastest[schedule.dataflow] = schedule
-            kernel = instantiate(spec, schedule, device, (m,))
-            steps[schedule.dataflow] = step(lambda w, kernel=kernel: kernel((x, w[0])))
-    each = sum(known.values()) / len(known) * len(steps)
-    turns = rounds or max(LEAST_ROUNDS, min(MOST_ROUNDS, round(CELL_SECONDS / each)))
-    timings = race(steps, turns, warmup=2)
-    return _stand(name, m, table, timings, known)
+class _Match:
+    """The choice at one M against every dataflow and PyTorch; `samples` are seconds, in turns."""
+
+    def __init__(
+        self,
+        m: int,
+        spec: Gemm,
+        table: RegimeTable,
+        device: Device,
+        dispatch: Callable[..., torch.Tensor | tuple[torch.Tensor, ...]],
+        rounds: int,
+    ) -> None:
+        self._m, self._table = m, table
+        x = torch.randn(m, spec.k).to(spec.x.to_torch())
+        measured = {curve.schedule: dict(curve.points).get(m) for curve in table.curves}
+        self._known = {schedule: needed for schedule, needed in measured.items() if needed is not None}
+        self._runners: dict[str, Kernel] = {
+            "ours": lambda inputs: dispatch(x, *inputs),
+            "ours again": lambda inputs: dispatch(x, *inputs),
+            "torch": lambda inputs: torch.nn.functional.linear(x, *inputs),
+        }
+        best = min(self._known.values())
+        near = [each for each, needed in self._known.items() if needed <= FAR * best and each != LIBRARY]
+        for schedule in sorted(near, key=lambda each: self._known[each]):
+            if schedule.dataflow not in self._runners:
+                kernel = instantiate(spec, schedule, device, (m,))
+                self._runners[schedule.dataflow] = lambda inputs, kernel=kernel: kernel((x, *inputs))
+        turn = sum(self._known.values()) / len(self._known) * len(self._runners)
+        self._rounds = rounds or max(LEAST_ROUNDS, min(MOST_ROUNDS, round(TURN_SECONDS / turn)))
+        self._samples: dict[str, list[float]] = {name: [] for name in self._runners}
+        self._waited: list[float] = []
+
+    def play(self, weights: Ring) -> None:
+        """One turn."""
+        runners = list(self._runners.values())
+        found = []
+        for _ in range(ATTEMPTS):
+            start, idle = time.perf_counter(), waited()
+            raced = race(runners, weights, warmup=2, rounds=self._rounds, limit_seconds=60.0, single=True)
+            found.append(((waited() - idle) / (time.perf_counter() - start), raced.samples))
+            if found[-1][0] <= DISTURBED:
+                break
+        share, samples = min(found, key=lambda attempt: attempt[0])
+        self._waited.append(share)
+        for name, run in zip(self._runners, samples, strict=True):
+            self._samples[name] += run
+
+    def cell(self, name: str) -> Cell:
+        """How the choice stands after all turns."""
+        return _stand(name, self._m, self._table, self._samples, self._known, max(self._waited))
 
 
 def _stand(
-    name: str, m: int, table: RegimeTable, timings: Mapping[str, Timing], known: Mapping[Schedule, float]
+    name: str,
+    m: int,
+    table: RegimeTable,
+    samples: Mapping[str, Sequence[float]],
+    known: Mapping[Schedule, float],
+    waited: float,
 ) -> Cell:
-    # Two identical runs: their mean is ours, what they differ by is noise.
-    ours = [(a + b) / 2 for a, b in zip(timings["ours"].seconds, timings["ours again"].seconds, strict=True)]
+    # Two identical runs: both are ours, what they differ by is noise.
+    one, two = samples["ours"], samples["ours again"]
 
-    def ratio(other: Timing) -> list[float]:
-        return [mine / theirs for mine, theirs in zip(ours, other.seconds, strict=True)]
+    def ratios(mine: Sequence[float], theirs: Sequence[float]) -> list[float]:
+        return [a / b for a, b in zip(mine, theirs, strict=True)]
 
-    others = {key: ratio(each) for key, each in timings.items() if not key.startswith("ours")}
-    standing = {key: statistics.median(each) for key, each in others.items()}
+    standing = {
+        key: statistics.median(ratios(one, each) + ratios(two, each))
+        for key, each in samples.items()
+        if each is not one and each is not two
+    }
     best = max(standing, key=lambda key: standing[key])
-    twice = statistics.median(
-        a / b for a, b in zip(timings["ours"].seconds, timings["ours again"].seconds, strict=True)
-    )
+    twice = statistics.median(ratios(one, two))
     # What a median ratio of two equal runs may show: its own interval, as half a width, or what it came to.
-    low, high = median_interval([a / b for a, b in zip(ours, timings["ours"].seconds, strict=True)])
+    low, high = median_interval(ratios(one, two))
     band = max(abs(twice - 1), (high - low) / 2 if math.isfinite(high - low) else 0.0)
-    mine = statistics.median(ours)
+    mine = statistics.median([*one, *two])
     totals = {"ours": mine, **{key: mine / value for key, value in standing.items()}}
-    for schedule, time in known.items():  # who was too slow for a second race: by the first one's ratio
+    for schedule, needed in known.items():  # who was too slow for a second race: by the first one's ratio
         if schedule.dataflow not in totals and schedule != LIBRARY and LIBRARY in known:
-            totals[schedule.dataflow] = totals["torch"] * time / known[LIBRARY]
+            totals[schedule.dataflow] = totals["torch"] * needed / known[LIBRARY]
     return Cell(
         shape=name,
         m=m,
@@ -216,8 +255,9 @@ def _stand(
         over=max(1.0, standing[best]),
         band=band,
         torch=standing["torch"],
-        torch_low=median_interval(others["torch"])[0],
+        torch_low=min(median_interval(ratios(each, samples["torch"]))[0] for each in (one, two)),
         totals=totals,
+        waited=waited,
     )
 
 
@@ -230,6 +270,11 @@ def _judge(cells: list[Cell], result: Result) -> None:
         )
     for cell in slower:
         result.notes.append(f"slower than torch: {cell.shape} M={cell.m}: {cell.torch:.3f}")
+    for cell in cells:
+        if cell.waited > DISTURBED:
+            result.notes.append(
+                f"disturbed: {cell.shape} M={cell.m}: threads waited {cell.waited:.0%} of the time"
+            )
     share = 1 - len(missed) / len(cells)
     mean = math.exp(statistics.fmean(math.log(cell.over) for cell in cells))
     for name in dict.fromkeys(cell.shape for cell in cells):

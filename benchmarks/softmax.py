@@ -20,7 +20,7 @@ from benchmarks.cpu_engine.machine import copiers
 from headrace.codegen.dataflows import dataflows, get
 from headrace.codegen.kernel import instantiate
 from headrace.compiler.cli.output import seconds
-from headrace.compiler.resolve import host_device
+from headrace.compiler.devices import host_device
 from headrace.demo.measure import Timing
 from headrace.ir.schedule import Schedule
 from headrace.ir.spec import Spec, parse_spec

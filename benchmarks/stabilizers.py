@@ -18,7 +18,7 @@ from benchmarks.common import Result, cycling, noise, race, rotated
 from headrace.codegen.dataflows import get
 from headrace.codegen.kernel import instantiate
 from headrace.compiler.cli.output import seconds
-from headrace.compiler.resolve import host_device
+from headrace.compiler.devices import host_device
 from headrace.demo.measure import Timing, ratios
 from headrace.ir.schedule import Schedule
 from headrace.ir.spec import parse_spec

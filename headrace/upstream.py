@@ -63,8 +63,8 @@ def fetch(module: str, *names: str) -> Any:
 
 def compile_fx() -> Callable[..., Any]:
     """Inductor's entry point."""
-    # A private import is untyped.
-    return fetch("torch._inductor.compile_fx", "compile_fx")  # type: ignore[no-any-return]
+    found: Callable[..., Any] = fetch("torch._inductor.compile_fx", "compile_fx")
+    return found
 
 
 def inductor_config() -> Any:
@@ -114,8 +114,8 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 def aot_autograd(**arguments: Any) -> Callable[..., Any]:
     """AOTAutograd as a Dynamo backend."""
-    # A private import is untyped.
-    return fetch("torch._dynamo.backends.common", "aot_autograd")(**arguments)  # type: ignore[no-any-return]
+    made: Callable[..., Any] = fetch("torch._dynamo.backends.common", "aot_autograd")(**arguments)
+    return made
 
 
 def decompositions() -> Any:
@@ -145,8 +145,8 @@ def statically_true(condition: Any) -> bool:
 
 def empty_strided_cpu() -> Callable[..., Any]:
     """The allocator that Inductor's own generated code calls: (size, stride, dtype) -> Tensor."""
-    # A private import is untyped.
-    return fetch("torch._C", "_dynamo", "guards", "_empty_strided_cpu")  # type: ignore[no-any-return]
+    found: Callable[..., Any] = fetch("torch._C", "_dynamo", "guards", "_empty_strided_cpu")
+    return found
 
 
 def is_control_flow(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from headrace.autotune.client import Worker, WorkerLate, WorkerLost
-from headrace.autotune.db.rows import Check, Policy, Verdict, check_of
+from headrace.autotune.db.rows import SINGLE, Check, Policy, Verdict, check_of
 from headrace.autotune.report import Task
 from headrace.autotune.verify import REPEATS
 from headrace.autotune.wire import Message, device_fields
@@ -104,6 +104,7 @@ class WorkerBench:
             "cache": policy.cache,
             "warmup": policy.warmup,
             "rounds": policy.rounds,
+            "single": policy.version == SINGLE,
             "slow_factor": SLOW_FACTOR if len(race) == 2 else 0.0,
             "limit_seconds": seconds / 3,
         }

@@ -58,11 +58,14 @@ class Worker:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             [sys.executable, "-c", _BOOT, json.dumps([entry or os.getcwd() for entry in sys.path])],
+            bufsize=0,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
             start_new_session=True,  # a process group: Ctrl-C stays ours, a kill takes children along
         )
+        assert self._process.stdin is not None
+        os.set_blocking(self._process.stdin.fileno(), False)
         try:
             self._exchange(self._hello, START_SECONDS)
         except (WorkerLost, WorkerLate) as error:
@@ -103,24 +106,27 @@ class Worker:
         assert process is not None
         assert process.stdin is not None
         try:
-            process.stdin.write(encode(request))
-            process.stdin.flush()
-            return decode(self._line(process, timeout))
+            deadline = time.monotonic() + timeout
+            _send(process.stdin.fileno(), encode(request), deadline)
+            return decode(self._line(process, deadline))
         except BrokenPipeError:
             raise WorkerLost(self._ending(process)) from None
+        except TimeoutError:
+            self.stop()
+            raise WorkerLate(f"no answer within {timeout:.0f} s") from None
         except BaseException:
             self.stop()  # also on Ctrl-C: a reply that nobody reads would answer the next request
             raise
 
-    def _line(self, process: subprocess.Popen[bytes], timeout: float) -> bytes:
+    def _line(self, process: subprocess.Popen[bytes], deadline: float) -> bytes:
+        """The next line of the worker's output. Raises TimeoutError at the deadline."""
         assert process.stdout is not None
-        deadline = time.monotonic() + timeout
         with selectors.DefaultSelector() as selector:
             selector.register(process.stdout, selectors.EVENT_READ)
             while b"\n" not in self._buffer:
                 left = deadline - time.monotonic()
                 if left <= 0 or not selector.select(left):
-                    raise WorkerLate(f"no answer within {timeout:.0f} s")
+                    raise TimeoutError
                 block = os.read(process.stdout.fileno(), 1 << 16)
                 if not block:
                     raise WorkerLost(self._ending(process))
@@ -144,3 +150,15 @@ class Worker:
         self._errors.seek(0)
         lines = self._errors.read().decode("utf-8", "replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
+
+
+def _send(handle: int, data: bytes, deadline: float) -> None:
+    """Write all of `data` into a pipe that does not block. Raises TimeoutError at the deadline."""
+    left = memoryview(data)
+    with selectors.DefaultSelector() as selector:
+        selector.register(handle, selectors.EVENT_WRITE)
+        while left:
+            seconds = deadline - time.monotonic()
+            if seconds <= 0 or not selector.select(seconds):
+                raise TimeoutError
+            left = left[os.write(handle, left) :]

@@ -2,6 +2,9 @@
 
 Bandwidth is that of reading 512 MiB with several streams per thread, better of small and huge pages; peaks
 are those of `torch.mm`, which is what arithmetic reaches here rather than what a data sheet promises.
+
+A busy machine measures too little. So figures are remembered with the time they were taken at, whoever has a
+few seconds to spare (`headrace tune run`) measures again what is a day old, and the higher figure is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import platform
 import re
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -23,6 +26,7 @@ from headrace.ir.device import Backend, Device
 
 READ_BYTES = 512 << 20
 REPEATS = 5
+DAY = 86400.0
 # Instruction sets that change which kernels can be built, as LLVM names them.
 FEATURES = (
     "amx-bf16", "amx-int8", "avx2", "avx512bf16", "avx512bw", "avx512f", "avx512fp16", "avx512vnni", "neon",
@@ -31,16 +35,74 @@ _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _LAUNCH_SECONDS = 5e-6  # a Python call into a compiled kernel; measured on several machines, of little weight
 
 
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What was measured: bytes/s, operations/s in f32 and bf16, and when (seconds since 1970, 0: unknown)."""
+
+    bandwidth: float
+    flops_f32: float
+    flops_16: float
+    measured: float = 0.0
+
+
 def discover_cpu(
-    threads: int | None = None, store: Store | None = None, *, read_bytes: int = READ_BYTES
+    threads: int | None = None,
+    store: Store | None = None,
+    *,
+    read_bytes: int = READ_BYTES,
+    older_than: float | None = None,
 ) -> Device:
     """This machine's processor, used by `threads` threads (torch's number when None).
 
     Measured figures are remembered in `store` under the machine's name and the number of threads; without a
-    store they are measured at each call, which takes about three seconds.
+    store they are measured at each call, which takes about three seconds. Remembered ones that were taken
+    longer ago than `older_than` seconds are taken again, and the higher ones kept.
     """
-    threads = threads or torch.get_num_threads()
-    plain = Device(
+    plain = _plain(threads or torch.get_num_threads())
+    key = _key(plain, read_bytes)
+    known = _recalled(store, key)
+    found = known
+    if known is None or (older_than is not None and not 0 <= time.time() - known.measured <= older_than):
+        found = _measured(plain.units, read_bytes)
+        if known is not None:
+            found = Figures(
+                max(found.bandwidth, known.bandwidth),
+                max(found.flops_f32, known.flops_f32),
+                max(found.flops_16, known.flops_16),
+                found.measured,
+            )
+        if store is not None:
+            store.remember(key, json.dumps(asdict(found), sort_keys=True))
+    assert found is not None
+    return replace(
+        plain,
+        bandwidth=found.bandwidth,
+        flops_f32=found.flops_f32,
+        flops_16=max(found.flops_16, found.flops_f32),
+    )
+
+
+def remembered(threads: int, store: Store) -> Figures | None:
+    """The figures of this machine with `threads` threads that a database holds."""
+    return _recalled(store, _key(_plain(threads), READ_BYTES))
+
+
+def _measured(threads: int, read_bytes: int) -> Figures:
+    return Figures(
+        read_bandwidth(threads, read_bytes),
+        matmul_peak(threads, torch.float32),
+        matmul_peak(threads, torch.bfloat16),
+        time.time(),
+    )
+
+
+def _key(device: Device, read_bytes: int) -> str:
+    return f"figures/{device.hard_key}/{device.soft_key}/read={read_bytes}"
+
+
+def _plain(threads: int) -> Device:
+    """The processor without measured figures."""
+    return Device(
         name=processor_name(),
         backend=Backend.CPU,
         arch=platform.machine(),
@@ -50,22 +112,6 @@ def discover_cpu(
         last_level_bytes=_cache_bytes(3),
         launch_seconds=_LAUNCH_SECONDS,
         memory_bytes=_memory_bytes(),
-    )
-    key = f"figures/{plain.hard_key}/{plain.soft_key}/read={read_bytes}"
-    figures = _recalled(store, key)
-    if figures is None:
-        figures = {
-            "bandwidth": read_bandwidth(threads, read_bytes),
-            "flops_f32": matmul_peak(threads, torch.float32),
-            "flops_16": matmul_peak(threads, torch.bfloat16),
-        }
-        if store is not None:
-            store.remember(key, json.dumps(figures, sort_keys=True))
-    return replace(
-        plain,
-        bandwidth=figures["bandwidth"],
-        flops_f32=figures["flops_f32"],
-        flops_16=max(figures["flops_16"], figures["flops_f32"]),
     )
 
 
@@ -141,16 +187,17 @@ def _best(work: Callable[[], object]) -> float:
     return best
 
 
-def _recalled(store: Store | None, key: str) -> dict[str, float] | None:
+def _recalled(store: Store | None, key: str) -> Figures | None:
     text = store.recall(key) if store is not None else None
     if text is None:
         return None
     try:
-        found = json.loads(text)
-        figures = {name: float(found[name]) for name in ("bandwidth", "flops_f32", "flops_16")}
+        held = {"measured": 0.0, **json.loads(text)}
+        found = Figures(**{field.name: float(held[field.name]) for field in fields(Figures)})
     except (ValueError, TypeError, KeyError):
         return None
-    return figures if all(0 < value < 1e18 for value in figures.values()) else None
+    values = (found.bandwidth, found.flops_f32, found.flops_16)
+    return found if all(0 < value < 1e18 for value in values) else None
 
 
 def _features() -> tuple[str, ...]:

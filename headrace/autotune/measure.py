@@ -5,6 +5,7 @@ asked.
 from __future__ import annotations
 
 import math
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -100,14 +101,17 @@ def race(
     limit_seconds: float = 10.0,
     timer: Callable[[], float] = time.perf_counter,
     device: str = "cpu",
+    single: bool = False,
 ) -> Race:
-    """Time runners in turns.
+    """Time runners in turns, whose order is drawn anew (and the same in each run) for each turn.
 
     Args:
         warmup: untimed calls of each, the shortest of which sizes its groups.
         rounds: samples of each; fewer (never below 6) when they would last longer than `limit_seconds`.
         slow_factor: a later runner that needs this many times the first one's time gets that one sample only.
         timer: monotonic seconds.
+        single: a sample is one group, as a model calls a kernel: between other kernels. Otherwise it is the
+        shortest of several that follow each other, which finds the kernel itself in the caches.
     """
     clock = _clock(timer, device)
     estimates = [_estimate(runner, ring, max(warmup, 1), clock) for runner in runners]
@@ -115,21 +119,24 @@ def race(
         bool(slow_factor) and at > 0 and estimate > slow_factor * estimates[0]
         for at, estimate in enumerate(estimates)
     ]
-    plans = [_plan(estimate) for estimate in estimates]
+    plans = [_plan(estimate, single) for estimate in estimates]
     turn = sum(g * n * e for (g, n), e, late in zip(plans, estimates, slow, strict=True) if not late)
     turns = max(min(rounds, int(limit_seconds / turn) if turn else rounds), min(rounds, 6))
     samples: list[list[float]] = [[e] if late else [] for e, late in zip(estimates, slow, strict=True)]
-    for round_ in range(turns):
-        for step in range(len(runners)):
-            at = (step + round_) % len(runners)  # nobody always runs after the same neighbour
+    order, draw = list(range(len(runners))), random.Random(0)
+    for _ in range(turns):
+        draw.shuffle(order)  # nobody always runs after the same neighbour
+        for at in order:
             if not slow[at]:
                 samples[at].append(_sample(runners[at], ring, plans[at], clock))
     return Race(samples, slow)
 
 
-def _plan(estimate: float) -> tuple[int, int]:
+def _plan(estimate: float, single: bool) -> tuple[int, int]:
     """(groups, calls in each) of a sample."""
     calls = min(max(1, math.ceil(GRAIN_SECONDS / estimate)), MAX_GROUP)
+    if single:
+        return 1, calls
     groups = min(max(MIN_GROUPS, round(SAMPLE_SECONDS / (calls * estimate))), MAX_GROUPS)
     return groups, calls
 

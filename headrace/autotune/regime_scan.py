@@ -1,5 +1,10 @@
 """Measuring the regimes of a Gemm: at each M of a log grid, the candidates of all dataflows in one race.
 
+A first race finds who is close; final ones tell those apart. Each of these has a worker of its own and comes
+when all M's have had the one before: how fast two kernels are beside each other differs by some per cent from
+process to process and from minute to minute, and one draw must not decide. Calls are timed one at a time,
+between those of the others, on weights that rotate: as a model calls them.
+
 Powers of two come first, so that a budget that ends early leaves a coarse table rather than half a fine one.
 Every race is written at once; what an earlier run measured here is not measured again.
 """
@@ -11,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from headrace.autotune.bench import Bench, Outcome, WorkerBench
-from headrace.autotune.db.rows import MAX_SAMPLES, Check, Observation, Policy, Stage, Verdict, race_of
+from headrace.autotune.db.rows import MAX_SAMPLES, SINGLE, Check, Observation, Policy, Stage, Verdict, race_of
 from headrace.autotune.db.store import Store
 from headrace.autotune.evidence import DatabaseEvidence
 from headrace.autotune.inputs import weight_slots
@@ -28,17 +33,21 @@ from headrace.ir.schedule import LIBRARY, Schedule
 from headrace.ir.spec import Gemm, Spec
 
 GRID = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
-ROUNDS = 15
 WARMUP = 2
+# A first race of all candidates, final ones of those that came close: the seconds that each should last, and
+# the fewest and most samples of each candidate.
+FIRST, FINAL = (2.5, 9, 31), (2.5, 13, 61)
+FINALS = 2
+# Who came this close to the best in the first race is in the finals, RIVALS at most; the library, which
+# nothing may lose to, from further off.
+NEAR, NEAR_LIBRARY, RIVALS = 1.08, 1.15, 5
 # A dataflow that needs this many times the best one's time on both sides of an M (or ever more) stays out.
 HOPELESS = 2.0
 # A schedule that came this close to the best at a neighbouring M is tried here too, and one that was this far
 # off at each of them is not, unless it is the default here.
 CLOSE, FAR = 1.25, 1.5
 # A race that would last longer than this is split in several, which have the best candidate so far in common.
-RACE_SECONDS = 20.0
-# What a round costs at least: three calls of each candidate, and six rounds are the fewest.
-CALLS, LEAST_ROUNDS = 3, 6
+RACE_SECONDS = 12.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +85,6 @@ def measure_regimes(
     registry: str = CODEGEN,
     bench: Bench | None = None,
     progress: Callable[[Raced], None] | None = None,
-    rounds: int = ROUNDS,
     seed: int = 0,
 ) -> Scan:
     """Race the candidates of all dataflows at each M of a grid and derive the table.
@@ -99,7 +107,7 @@ def measure_regimes(
         raise TuningError(f"grid {tuple(grid)}: give whole numbers from 1 on")
     dataflows = load_registry(registry)
     own = bench or WorkerBench(registry, device, [seed * 1000 + at for at in range(SEEDS)])
-    scan = _Scan(spec, device, store, Budget(budget), dataflows, own, rounds)
+    scan = _Scan(spec, device, store, Budget(budget), dataflows, own)
     interrupted = False
     try:
         scan.run(sorted(set(grid)), progress or (lambda raced: None))
@@ -138,7 +146,6 @@ class _Scan:
         budget: Budget,
         registry: Registry,
         bench: Bench,
-        rounds: int,
     ) -> None:
         self.budget = budget
         self.failures: dict[str, int] = {}
@@ -147,11 +154,11 @@ class _Scan:
         self._spec, self._device, self._store = spec, device, store
         self._registry, self._bench = registry, bench
         self._environment, self._numerics = environment(device), numerics(device)
-        cache = "cold" if weight_slots(spec) else "warm"
-        self._policy = Policy(Stage.SCREEN, cache, warmup=WARMUP, rounds=rounds)
+        self._cache = "cold" if weight_slots(spec) else "warm"
         self._failed: set[Schedule] = set()
         self._checks: dict[Schedule, Check] = {}
-        self._known: dict[tuple[int, str], dict[Schedule, float]] = {}
+        self._known: dict[tuple[int, str], dict[Schedule, tuple[float, ...]]] = {}  # samples by M and race
+        self._finals: set[tuple[int, str]] = set()
         self._recall()
 
     def run(self, grid: list[int], progress: Callable[[Raced], None]) -> None:
@@ -167,6 +174,14 @@ class _Scan:
                 continue
             self.found[m] = known
             progress(Raced(self._spec, m, index, len(order), known, self.budget.elapsed))
+        for turn in range(FINALS):
+            due = {m: rivals for m in order if m in self.found and (rivals := self._rivals(m, turn))}
+            if due:
+                self._bench.stop()  # another process
+            for m, rivals in due.items():
+                rounds = _rounds(sum(self.found[m][each] for each in rivals), FINAL)
+                if self.budget.left > 0:
+                    self._heat(Task(self._spec, (m,)), rivals, self._policy(rounds, Stage.FINAL))
 
     def _wanted(self, m: int, grid: list[int]) -> list[Schedule]:
         below = [each for each in sorted(self.found) if each < m]
@@ -175,9 +190,11 @@ class _Scan:
         for name in {s.dataflow for times in self.found.values() for s in times} - {LIBRARY.dataflow}:
             before = [self._loss(each, name) for each in below[-2:]]
             after = [self._loss(each, name) for each in above[:1]]
-            worse = len(before) == 2 and before[0] < before[1]
+            worse = len(before) == 2 and before[0] <= before[1]
             if before and before[-1] > HOPELESS and (after[0] > HOPELESS if after else worse):
                 hopeless.add(name)
+        if below:  # nobody wins a race alone: the library always has somebody beside it
+            hopeless.discard(min(sorted(hopeless), key=lambda name: self._loss(below[-1], name), default=""))
         found = dict.fromkeys(
             each
             for each in candidates(self._registry, self._spec, self._device, m, grid)
@@ -199,22 +216,44 @@ class _Scan:
         ]
         return bool(losses) and min(losses) > FAR
 
+    def _expected(self, m: int, wanted: Sequence[Schedule]) -> dict[Schedule, float] | None:
+        """Seconds that candidates will need at most, from the next smaller M."""
+        near = max((each for each in self.found if each < m), default=None)
+        if near is None:
+            return None
+        some = median(list(self.found[near].values()))
+        return {s: self.found[near].get(s, some) * m / near for s in wanted}
+
     def _heats(self, m: int, wanted: list[Schedule]) -> list[list[Schedule]]:
         """The candidates in races that are short enough, the likely best one in each of them."""
-        near = max((each for each in self.found if each < m), default=None)
-        if near is None or len(wanted) < 3:
+        times = self._expected(m, wanted)
+        if times is None or len(wanted) < 3:
             return [wanted]
-        times = {
-            s: self.found[near].get(s, median(list(self.found[near].values()))) * m / near for s in wanted
-        }
         first = min(wanted, key=lambda each: times[each])
         heats: list[list[Schedule]] = [[first]]
         for schedule in sorted((each for each in wanted if each != first), key=lambda each: times[each]):
-            planned = sum(times[each] for each in (*heats[-1], schedule)) * CALLS * LEAST_ROUNDS
+            planned = sum(times[each] for each in (*heats[-1], schedule)) * FIRST[1]
             if planned > RACE_SECONDS and len(heats[-1]) > 1:
                 heats.append([first])
             heats[-1].append(schedule)
         return heats
+
+    def _rivals(self, m: int, turn: int) -> list[Schedule]:
+        """Who meets in a final race at an M; nobody where one is alone or enough finals were run."""
+        known = self.found[m]
+        order = sorted(known, key=lambda each: (known[each], str(each)))
+        best = known[order[0]]
+        rivals = [each for each in order if known[each] <= NEAR * best][:RIVALS]
+        if LIBRARY not in rivals and known.get(LIBRARY, float("inf")) <= NEAR_LIBRARY * best:
+            rivals.append(LIBRARY)
+        if len(rivals) < 2:
+            return []
+        races = [self._known[race] for race in self._known if race[0] == m and race not in self._finals]
+        common = max(order, key=lambda each: sum(each in runners for runners in races))
+        if common not in rivals:  # who was in all heats joins their times
+            rivals.append(common)
+        finals = [self._known[key] for key in self._finals if key[0] == m]
+        return rivals if sum(set(rivals) <= runners.keys() for runners in finals) <= turn else []
 
     def _loss(self, m: int, dataflow: str) -> float:
         """The best time of a dataflow at an M over the best of all; infinite where it was not tried."""
@@ -223,14 +262,25 @@ class _Scan:
         return min(mine) / min(times.values()) if mine else float("inf")
 
     def _before(self, m: int, wanted: Sequence[Schedule]) -> dict[Schedule, float] | None:
-        """What earlier races of all that is wanted gave at an M."""
-        times = _merged([times for (rows, _), times in self._known.items() if rows == m])
+        """What earlier first races of all that is wanted gave at an M."""
+        times = self._seconds(m)
         return times if set(wanted) <= times.keys() else None
+
+    def _seconds(self, m: int) -> dict[Schedule, float]:
+        """Seconds by schedule over the first races at an M; with the finals counted in, who is wanted where
+        would differ when a scan goes on."""
+        return _merged(
+            [
+                {schedule: median(samples) for schedule, samples in self._known[race].items()}
+                for race in self._known
+                if race[0] == m and race not in self._finals
+            ]
+        )
 
     def _measure(self, m: int, wanted: list[Schedule]) -> dict[Schedule, float] | None:
         task = Task(self._spec, (m,))
         for schedule in [each for each in wanted if each not in self._checks]:
-            checked = self._bench.run(task, [schedule], [], self._policy, self.budget.left)
+            checked = self._bench.run(task, [schedule], [], self._policy(1), self.budget.left)
             if checked.cut:
                 return None
             if checked.verdict is Verdict.OK and checked.check is not None:
@@ -238,48 +288,59 @@ class _Scan:
             else:
                 self._fail(m, schedule, checked)
                 wanted.remove(schedule)
-        heats = [self._heat(task, heat) for heat in self._heats(m, wanted)]
-        return _merged([times for times in heats if times is not None]) if all(heats) else None
+        expected = self._expected(m, wanted) or {}
+        done = [
+            self._heat(task, heat, self._policy(_rounds(sum(expected.get(s, 0.0) for s in heat), FIRST)))
+            for heat in self._heats(m, wanted)
+        ]
+        return self._seconds(m) if all(done) else None
 
-    def _heat(self, task: Task, wanted: list[Schedule]) -> dict[Schedule, float] | None:
+    def _heat(self, task: Task, wanted: list[Schedule], policy: Policy) -> bool:
         (m,) = task.sizes
-        outcome = self._race(task, wanted)
+        outcome = self._race(task, wanted, policy)
         if outcome is not None and outcome.verdict is not Verdict.OK and not outcome.cut:
             for schedule in list(wanted):  # somebody fails only now: who, shows when each runs alone
-                alone = self._race(task, [schedule])
+                alone = self._race(task, [schedule], policy)
                 if alone is not None and not alone.cut and alone.verdict is not Verdict.OK:
                     self._fail(m, schedule, alone)
                     wanted.remove(schedule)
-            outcome = self._race(task, wanted)
+            outcome = self._race(task, wanted, policy)
         if outcome is None or outcome.cut or outcome.verdict is not Verdict.OK:
-            return None
-        return self._keep(m, outcome)
+            return False
+        self._keep(m, outcome, policy)
+        return True
 
-    def _race(self, task: Task, schedules: list[Schedule]) -> Outcome | None:
+    def _race(self, task: Task, schedules: list[Schedule], policy: Policy) -> Outcome | None:
         if not schedules:
             return None
-        return self._bench.run(task, [], schedules, self._policy, self.budget.left)
+        return self._bench.run(task, [], schedules, policy, self.budget.left)
 
-    def _keep(self, m: int, outcome: Outcome) -> dict[Schedule, float]:
+    def _policy(self, rounds: int, stage: Stage = Stage.SCREEN) -> Policy:
+        return Policy(stage, self._cache, warmup=WARMUP, rounds=rounds, version=SINGLE)
+
+    def _keep(self, m: int, outcome: Outcome, policy: Policy) -> None:
         together = {s: run[:MAX_SAMPLES] for s, run in outcome.samples.items() if s not in outcome.slow}
         race = race_of([together[schedule] for schedule in sorted(together, key=str)])
         self._store.append(
-            self._row(m, schedule, Verdict.OK, samples=samples, race=race)
+            self._row(m, schedule, Verdict.OK, policy, samples=samples, race=race)
             for schedule, samples in together.items()
         )
+        self._known[m, race] = together
+        if policy.stage is Stage.FINAL:
+            self._finals.add((m, race))
         self.races += 1
-        return {schedule: median(samples) for schedule, samples in together.items()}
 
     def _fail(self, m: int, schedule: Schedule, outcome: Outcome) -> None:
         self._failed.add(schedule)
         self.failures[outcome.verdict.value] = self.failures.get(outcome.verdict.value, 0) + 1
-        self._store.append([self._row(m, schedule, outcome.verdict, cause=outcome.cause)])
+        self._store.append([self._row(m, schedule, outcome.verdict, self._policy(1), cause=outcome.cause)])
 
     def _row(
         self,
         m: int,
         schedule: Schedule,
         verdict: Verdict,
+        policy: Policy,
         *,
         samples: tuple[float, ...] = (),
         race: str = "",
@@ -292,7 +353,7 @@ class _Scan:
             schedule=str(schedule),
             template_digest=self._registry.digest(schedule.dataflow),
             environment=self._environment,
-            policy=self._policy,
+            policy=policy,
             verdict=verdict,
             samples=samples,
             check=self._checks.get(schedule) if verdict.right else None,
@@ -315,10 +376,18 @@ class _Scan:
                 self._failed.add(schedule)
             elif row.check is not None:
                 self._checks[schedule] = row.check
-            same = here and row.policy.cache == self._policy.cache and len(row.sizes) == 1
-            if same and row.verdict is Verdict.OK and row.race and row.samples:
-                times = self._known.setdefault((row.sizes[0], row.race), {})
-                times[schedule] = median(row.samples)
+            same = here and row.policy.cache == self._cache and row.policy.version == SINGLE
+            if same and len(row.sizes) == 1 and row.verdict is Verdict.OK and row.race and row.samples:
+                race = row.sizes[0], row.race
+                self._known.setdefault(race, {})[schedule] = row.samples
+                if row.policy.stage is Stage.FINAL:
+                    self._finals.add(race)
+
+
+def _rounds(turn: float, plan: tuple[float, int, int]) -> int:
+    """Samples of each candidate for a race that should last a plan's seconds; `turn`: those of one round."""
+    seconds, least, most = plan
+    return most if turn <= seconds / most else max(least, round(seconds / turn))
 
 
 def _merged(races: list[dict[Schedule, float]]) -> dict[Schedule, float]:

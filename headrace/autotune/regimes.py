@@ -176,25 +176,27 @@ def _points(
 
 
 def _point(m: int, rows: list[Observation]) -> Point | None:
-    races: dict[tuple[str, str], dict[Schedule, Observation]] = defaultdict(dict)
+    races: dict[tuple[str, tuple[str, int]], dict[Schedule, Observation]] = defaultdict(dict)
     for row in rows:
         try:
             schedule = Schedule.parse(row.schedule)
         except SpecSyntaxError:
             continue  # a row may come from anybody's file
-        races[row.race, row.policy.cache][schedule] = row
-    # Cold and warm operands are two questions: the one with more answers is the one that was asked.
-    count: dict[str, int] = defaultdict(int)
-    for (_, cache), runners in races.items():
-        count[cache] += len(runners)
+        races[row.race, (row.policy.cache, row.policy.version)][schedule] = row
+    # Cold and warm operands are two questions, and so are calls in a row and calls between others: the one
+    # with more answers is the one that was asked.
+    count: dict[tuple[str, int], int] = defaultdict(int)
+    for (_, kind), runners in races.items():
+        count[kind] += len(runners)
     if not count:
         return None
-    cache = max(sorted(count), key=lambda each: count[each])
-    kept = {race: runners for (race, kind), runners in races.items() if kind == cache and len(runners) > 1}
-    seen: dict[Schedule, int] = defaultdict(int)
+    asked = max(sorted(count), key=lambda each: count[each])
+    kept = {race: runners for (race, kind), runners in races.items() if kind == asked and len(runners) > 1}
+    seen: dict[Schedule, tuple[int, int]] = {}  # races, and samples in them
     for runners in kept.values():
         for schedule, row in runners.items():
-            seen[schedule] += len(row.samples)
+            met, samples = seen.get(schedule, (0, 0))
+            seen[schedule] = met + 1, samples + len(row.samples)
     if len(seen) < 2:
         return None
     anchor = max(sorted(seen, key=str), key=lambda each: seen[each])

@@ -79,7 +79,8 @@ class _Bench:
         """Build and check the schedules asked for, then race them.
 
         Request: spec, sizes, device, `check` (schedules to verify), `race` (schedules to time, the first is
-        the one to beat), seeds, repeats, cache, warmup, rounds, slow_factor, limit_seconds.
+        the one to beat), seeds, repeats, cache, warmup, rounds, single, slow_factor,
+        limit_seconds.
         Reply: `verdict`, `cause`, `check` of the first schedule that failed or of the last one; when all are
         right `samples` and `slow` of the race.
         """
@@ -107,6 +108,7 @@ class _Bench:
                 rounds=message["rounds"],
                 slow_factor=message["slow_factor"],
                 limit_seconds=message["limit_seconds"],
+                single=message["single"],
                 device=torch_name(device_of(message["device"])),
             )
         except Exception as error:

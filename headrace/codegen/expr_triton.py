@@ -8,6 +8,8 @@ more than the
   bfloat16 or float16 that eager PyTorch rounded to); the one rounding left is that of the store.
 - Casts to integer types truncate, casts to `b8` compare with zero.
 - `maximum`, `minimum` and `relu` propagate NaN; `floordiv` and `mod` floor, for integers too.
+- An index is int64 to torch and int32 here: arithmetic on it stays int32 only while it surely fits, so that
+  no mask wraps which eager PyTorch computes exactly.
 - Integers and booleans become float32 where they meet a float, and under every function that yields floats.
 
 Text of this module is the only kind of expression text that templates accept (`Code`, checked in
@@ -20,8 +22,8 @@ from __future__ import annotations
 import enum
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 
 from headrace.errors import RenderError
 from headrace.ir.dtype import DType
@@ -29,6 +31,8 @@ from headrace.ir.expr import Call, Const, Expr, Ref
 
 _F32_MAX = 3.4028234663852886e38
 _F32_TINY = 2.0**-126
+# Indices are below 2^31 by so much that neighbouring ones can be computed in int32 as well.
+LARGEST_INDEX = (1 << 31) - (1 << 24)
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*\Z")
 
 
@@ -54,13 +58,17 @@ class Kind(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """Triton text with its kind; `const` where it is a literal, `natural` where it is an integer known >=
-    0."""
+    """Triton text with its kind.
+
+    `const` where it is a literal, `natural` where it is an integer known >= 0, `most` where it is int64 to
+    torch and int32 in the kernel: its largest magnitude.
+    """
 
     text: str
     kind: Kind
     const: bool | int | float | None = None
     natural: bool = False
+    most: int | None = None
 
     @property
     def code(self) -> Code:
@@ -68,11 +76,11 @@ class Value:
         return Code(text[1:-1] if _enclosed(text) else text)
 
 
-def name(text: str, kind: Kind, *, natural: bool = False, index: str = "") -> Value:
-    """A variable of a template, e.g. `name("i", Kind.INT, index="[:, None]")`."""
+def name(text: str, kind: Kind, *, natural: bool = False, index: str = "", most: int | None = None) -> Value:
+    """A variable of a template, e.g. `name("i", Kind.INT, index="[:, None]", most=LARGEST_INDEX)`."""
     if not _NAME.match(text) or index not in ("", "[:, None]", "[None, :]"):
         raise RenderError(f"{text}{index} is no variable of a template")
-    return Value(text + index, kind, natural=natural)
+    return Value(text + index, kind, natural=natural, most=most)
 
 
 def literal(value: bool | int | float) -> Value:
@@ -137,6 +145,11 @@ def _as_int(value: Value, dtype: str = "int32") -> Value:
 
 
 _INFIX = {"add": "+", "sub": "-", "mul": "*", "div": "/"}
+# The largest magnitude that integer arithmetic gives, of its operands'.
+_LARGEST: Mapping[str, Callable[[list[int]], int]] = {
+    "add": sum, "sub": sum, "mul": math.prod, "maximum": max, "minimum": max, "floordiv": max, "mod": max,
+    "neg": max, "abs": max, "relu": max, "where": max, "pow": lambda sizes: 1 << 31,
+}  # fmt: skip
 _COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _UNARY = {
     "exp": "tl.exp", "exp2": "tl.exp2", "log": "tl.log", "log2": "tl.log2", "sqrt": "tl.sqrt",
@@ -149,6 +162,31 @@ def _call(expr: Call, args: list[Value]) -> Value:
     fn = expr.fn
     if fn.startswith("cast:"):
         return _cast(DType(fn.removeprefix("cast:")), args[0])
+    if fn in _LARGEST and any(arg.most is not None for arg in args):
+        args, most = _fitting(fn, args)
+        return replace(_applied(expr, args), most=most)
+    return _applied(expr, args)
+
+
+def _fitting(fn: str, args: list[Value]) -> tuple[list[Value], int | None]:
+    """Operands of integer arithmetic on an index, in int64 unless the result surely fits int32; its magnitude
+    then."""
+    if any(arg.kind is Kind.FLOAT for arg in args):
+        return args, None
+    sizes = [1 if arg.kind is Kind.BOOL else arg.most for arg in args if arg.const is None]
+    sizes += [abs(int(arg.const)) for arg in args if arg.const is not None]
+    known = [size for size in sizes if size is not None]
+    if len(known) == len(sizes) and (most := _LARGEST[fn](known)) < 1 << 31:
+        return args, most
+    wide = [
+        arg if arg.most is None else Value(f"{arg.text}.to(tl.int64)", Kind.INT, natural=arg.natural)
+        for arg in args
+    ]
+    return wide, None
+
+
+def _applied(expr: Call, args: list[Value]) -> Value:
+    fn = expr.fn
     if fn in _UNARY:
         return Value(f"{_UNARY[fn]}({_tensor(as_float(args[0]))})", Kind.FLOAT)
     if fn == "div":

@@ -117,6 +117,18 @@ def remainder_int(x, y):
 
 
 @triton.jit
+def fraction(m, factor):
+    """factor m - E for a whole number E, in (-1, 0]; zero where factor m overflows.
+
+    The product is taken apart into its rounded value and the exact rest, which is up to half a unit in the
+    last place: more than one where the product is beyond 2^25.
+    """
+    near = tl.ceil(m * factor)
+    rest = tl.fma(m, factor, -near)
+    return tl.where(tl.abs(near) < float("inf"), rest - tl.ceil(rest), 0.0)
+
+
+@triton.jit
 def _larger(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 

@@ -12,6 +12,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Any
 from headrace import settings
 from headrace.codegen import families, host, library
 from headrace.codegen.gemm import plans as gemm
+from headrace.codegen.gemm.choices import STREAM_K
 from headrace.codegen.operands import operands
-from headrace.codegen.plan import Facts, Plan, next_power_of_two
+from headrace.codegen.plan import Facts, Launch, Plan, next_power_of_two
 from headrace.codegen.render import render, template_digest
 from headrace.errors import OperandError, ScheduleError
 from headrace.ir.device import Backend, Device
@@ -121,10 +123,8 @@ class Kernel:
 
     def _counter(self, device: Any) -> Tensor:
         """The count of recomputed rows on a device, which kernels add to."""
-        import torch
-
         if device not in self._counters:
-            self._counters[device] = torch.zeros(1, dtype=torch.int64, device=device)
+            self._counters[device] = _zero_that_stays(device)
         return self._counters[device]
 
     @property
@@ -161,9 +161,8 @@ class Kernel:
         path, module = module_of(plan.template, text)
         functions = tuple(self._compiled(module, plan, at) for at in range(len(plan.launches)))
         launchers = [f.launch for f in functions] if self._direct else functions
-        cpu = self._device.backend is Backend.CPU
         call, into = host.bind(
-            plan, self.spec, launchers, self._general, self._counter, cpu=cpu, direct=self._direct
+            plan, self.spec, launchers, self._general, self._counter, self._device, direct=self._direct
         )
         variant = Variant(facts, plan, text, path, functions, call, into)
         self._variants[facts] = variant
@@ -173,7 +172,7 @@ class Kernel:
         launch = plan.launches[at]
         function = module[launch.function]
         if not self._direct:
-            return function
+            return function if _interpreted() else _unspecialised(function, launch)
         from headrace.codegen.cpu.direct import compile_direct
 
         return compile_direct(function, {p.name: p.type for p in launch.params}, constants_of(function))
@@ -185,8 +184,10 @@ class Kernel:
         """Any operands: check, make them fit a variant, compute. The fast path is set to the first variant
         that fits."""
         shapes = check(self.spec, inputs)
+        if self._device.backend is not Backend.CPU:
+            inputs = [t if t.dim() else t.to(inputs[0].device) for t in inputs]
         empty = any(0 in shape for shape in shapes) or any(0 in s for s in self.spec.output_shapes(shapes))
-        if self.schedule.dataflow == "library" or empty:
+        if self.schedule.dataflow == "library" or empty or self._too_many(shapes):
             return self._from_library(inputs, outputs)
         fitted, facts = self._fit(inputs, shapes)
         variant = self._variants.get(facts)
@@ -194,6 +195,8 @@ class Kernel:
             variant = self._build(facts)
             if all(a is b for a, b in zip(fitted, inputs, strict=True)):
                 self._install(variant)
+        if not host.in_grid(variant.plan, self._device, _sizes(self.spec, shapes)):
+            return self._from_library(inputs, outputs)
         results = _allocate(self.spec, shapes, inputs[0]) if outputs is None else tuple(outputs)
         usable = [
             r
@@ -208,6 +211,14 @@ class Kernel:
         if outputs is None:
             return results if len(results) > 1 else results[0]
         return None
+
+    def _too_many(self, shapes: Sequence[Sequence[int]]) -> bool:
+        """Whether a call has more steps than its kernel can number: schedules are made for sizes, and called
+        with any."""
+        if self.schedule.dataflow != "stream_k":
+            return False
+        sizes = self.spec.sizes(shapes)
+        return STREAM_K.legal(self.spec, sizes, self.schedule, self._device) is not None
 
     def _from_library(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor] | None) -> Any:
         if outputs is None and self.schedule.dataflow == "library":
@@ -260,8 +271,35 @@ class Kernel:
         return fitted, Facts(sizes=(-next_power_of_two(n) if self.schedule.dataflow == "row" else -1,))
 
 
+def _sizes(spec: Spec, shapes: Sequence[Sequence[int]]) -> dict[str, int]:
+    """The run-time sizes by the names that launchers give them."""
+    names = {
+        "Attention": "BIJ",
+        "Gemm": "BM" if isinstance(spec, Gemm) and spec.batched else "M",
+        "Rows": "RN",
+    }
+    return dict(zip(names[spec.kind], map(int, spec.sizes(shapes)), strict=True))
+
+
 def _inner(tensor: Tensor) -> Tensor:
     return tensor if tensor.stride(-1) == 1 else _forced_contiguous(tensor)
+
+
+def _zero_that_stays(device: Any) -> Tensor:
+    """One int64 of 0, in memory of its own also while the caller records a CUDA graph: a graph's memory is
+    written again by its next replay, and what was asked for on another thread is not part of it."""
+    import torch
+
+    def make() -> Tensor:
+        made = torch.zeros(1, dtype=torch.int64, device=device)
+        if made.is_cuda:
+            torch.cuda.current_stream(device).synchronize()
+        return made
+
+    if torch.device(device).type == "cpu":
+        return make()
+    with ThreadPoolExecutor(1) as other:
+        return other.submit(make).result()
 
 
 def _forced_contiguous(tensor: Tensor) -> Tensor:
@@ -309,6 +347,15 @@ def _interpreted() -> bool:
     import triton
 
     return bool(triton.knobs.runtime.interpret)
+
+
+def _unspecialised(function: Any, launch: Launch) -> Any:
+    """The kernel for any number of rows, queries and keys: else Triton compiles anew where one becomes 1 or a
+    multiple of 16. A row's length decides how its rows are aligned, as strides do."""
+    import triton
+
+    sizes = [p.name for p in launch.params if p.type == "i32" and p.name != "N"]
+    return triton.jit(function.fn, do_not_specialize=sizes)
 
 
 def constants_of(function: Any) -> dict[str, object]:

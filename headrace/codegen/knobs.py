@@ -40,10 +40,15 @@ def gpu(device: Device) -> bool:
     return device.backend is not Backend.CPU
 
 
+def narrow(single: bool, device: Device) -> bool:
+    """RDNA in float32: its compiler unrolls a product's step whole and runs out of the 256 registers."""
+    return single and device.backend is Backend.ROCM and device.warp == 32
+
+
 def launch_knobs(device: Device, warps: int, stages: int | None) -> tuple[Knob, ...]:
     if not gpu(device):
         return ()
-    found = [Knob("num_warps", warps, (1, 2, 4, 8))]
+    found = [Knob("num_warps", warps, powers(1, max(8, warps)))]
     if stages is not None:
         found.append(Knob("num_stages", stages, (1, 2, 3, 4, 5)))
     return tuple(found)
@@ -67,6 +72,22 @@ def launch_ranges(device: Device, stages: bool) -> dict[str, tuple[Value, ...]]:
     if stages:
         found["num_stages"] = (1, 2, 3, 4, 5)
     return found
+
+
+MOST_PROGRAMS = 65535  # of a GPU's grid in its second and third dimension
+
+
+def most_programs(device: Device, warps: int) -> tuple[int, int, int]:
+    """The largest grid of a GPU, 0 where no size reaches the limit: CUDA takes 2^31 - 1 programs in the first
+    dimension (programming guide, technical specifications), HIP 2^32 - 1 threads."""
+    rocm = device.backend is Backend.ROCM
+    first = ((1 << 32) - 1) // (warps * max(device.warp, 32)) if rocm else 0
+    return first, MOST_PROGRAMS, MOST_PROGRAMS
+
+
+def crowded(device: Device, *extents: int) -> str | None:
+    """Why a grid with these second and third extents is none for the device, or None."""
+    return limit("the grid", max(extents), MOST_PROGRAMS, "programs in a row") if gpu(device) else None
 
 
 def threads(schedule: Schedule, device: Device) -> int:

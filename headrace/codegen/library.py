@@ -128,6 +128,9 @@ def _attention(spec: Attention) -> Function:
     if not softmax or found is None or not same or spec.k_heads != spec.v_heads:
         return _oracle(spec)
     scale, bias = found
+    added = next((extra.dtype for extra in spec.extras if extra.name == bias), spec.q)
+    if added not in (spec.q, DType.F32, DType.BF16, DType.F16):
+        return _oracle(spec)
     attend = torch.nn.functional.scaled_dot_product_attention
     gqa = spec.heads != spec.k_heads
     if bias is None and spec.mask == Const(True):
@@ -154,7 +157,10 @@ def _attention(spec: Attention) -> Function:
         if bias is None:
             mask = visible.expand(*visible.shape[:2], sizes["i"], sizes["j"])
         else:
-            mask = env[bias].to(q.dtype).masked_fill(~visible, float("-inf"))
+            # The operator takes a bias in q's type or in f32; in q's, eager would not have rounded it.
+            wide = spec.q in (added, DType.F64)
+            as_given = env[bias].to(q.dtype if wide else torch.float32)
+            mask = as_given.masked_fill(~visible, float("-inf"))
             mask = mask.expand(*mask.shape[:2], sizes["i"], sizes["j"])
             visible = mask != float("-inf")
         out = attend(q, k, v, attn_mask=mask, scale=scale, enable_gqa=gqa)

@@ -55,9 +55,8 @@ def _gemm(spec: Gemm, shapes: Sequence[Sequence[int]]) -> list[tuple[str, DType,
         readers = [o for o in spec.outputs if extra.name in refs(o.expr)]
         n = spec.columns(readers[0]) if readers else None
         sizes = {"m": lead[-1], "n": n, "b": lead[0]}
-        want = tuple(sizes[d] for d in extra.dims)
-        # No None is left in it here.
-        found.append((extra.name, extra.dtype, None if None in want else want))  # type: ignore[arg-type]
+        want = tuple(size for d in extra.dims if (size := sizes[d]) is not None)
+        found.append((extra.name, extra.dtype, want if len(want) == len(extra.dims) else None))
     return found
 
 

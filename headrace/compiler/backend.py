@@ -25,6 +25,7 @@ from headrace.compiler.notices import warn_once
 from headrace.compiler.options import Options, read
 from headrace.compiler.records import GraphRecord, RecordStore, graph_key
 from headrace.compiler.rewrite import Pipeline, Rewriting, fingerprint, inductor_pass
+from headrace.compiler.scopes import HERE, RUNTIME, Scope
 from headrace.configuration import current
 from headrace.errors import HeadraceError
 
@@ -64,7 +65,7 @@ def compile_graph(
         log.info("graph %s goes to Inductor untouched: %s", key, why_not)
         records().keep(GraphRecord(key, "delegated", len(gm.graph.nodes), note=why_not))
         return Watched(_inductor(gm, example_inputs, options, []), key)
-    resolve.use(options)
+    scope = RUNTIME.scope(options)
     passes = pipeline or functools.partial(resolve.default_pipeline, licences=permitted)
     rewriting = Rewriting(key, options, passes)
     # A graph of its own: Inductor's first passes change the one that it is given.
@@ -74,10 +75,12 @@ def compile_graph(
     except Exception as error:
         compiled = _second_try(pristine, example_inputs, options, rewriting, error)
     record = rewriting.record
-    if record is not None:
+    if record is None:  # a cache answered
+        records().use(key)
+    else:
         records().keep(record)
         log.info("graph %s: %d claimed, %d left", key, len(record.claims), len(record.unclaimed))
-    return Watched(compiled, key)
+    return Watched(compiled, key, scope)
 
 
 def _inductor(
@@ -90,8 +93,8 @@ def _inductor(
         theirs = patches.get(_SLOT)
         listed = upstream.installed_passes(_SLOT) if theirs is None else theirs
         patches[_SLOT] = [*(listed if isinstance(listed, (list, tuple)) else [listed]), *ours]
-    # A private import is untyped.
-    return upstream.compile_fx()(gm, example_inputs, config_patches=patches)  # type: ignore[no-any-return]
+    compiled: Callable[..., Any] = upstream.compile_fx()(gm, example_inputs, config_patches=patches)
+    return compiled
 
 
 def _second_try(
@@ -150,16 +153,20 @@ def interpreted(
         decompositions=upstream.decompositions(),
         keep_inference_input_mutations=True,
     )
-    return compiler(gm, example_inputs)  # type: ignore[no-any-return]  # a private import is untyped
+    compiled: Callable[..., Any] = compiler(gm, example_inputs)
+    return compiled
 
 
 class Watched:
-    """A compiled graph that knows its record and guards frozen weights."""
+    """A compiled graph that knows its record, runs under the options it was compiled with, and guards frozen
+    weights.
+    """
 
-    def __init__(self, compiled: Callable[..., Any], key: str) -> None:
+    def __init__(self, compiled: Callable[..., Any], key: str, scope: Scope | None = None) -> None:
         self._compiled = compiled
         self._guard: Guard | None = None
         self.key = key
+        self.scope = scope
 
     def __call__(self, *arguments: Any) -> Any:
         guard = self._guard
@@ -168,18 +175,23 @@ class Watched:
         guard.check(arguments)
         if _listeners:
             for heard in list(_listeners):
-                heard.append(self.key)
-        return self._compiled(*arguments)
+                heard.append(self)
+        before = HERE.entered
+        HERE.entered = self.scope
+        try:
+            return self._compiled(*arguments)
+        finally:
+            HERE.entered = before
 
 
-_listeners: list[list[str]] = []
+_listeners: list[list[Watched]] = []
 _listening = threading.Lock()
 
 
 @contextmanager
-def listening() -> Iterator[list[str]]:
-    """The keys of the graphs that run inside, in order."""
-    heard: list[str] = []
+def listening() -> Iterator[list[Watched]]:
+    """The compiled graphs that run inside, in order."""
+    heard: list[Watched] = []
     with _listening:
         _listeners.append(heard)
     try:
@@ -204,8 +216,6 @@ def records() -> RecordStore:
 
 def reset() -> None:
     """Called by `torch._dynamo.reset()`: kernels are looked up anew."""
-    from headrace.compiler.runtime import RUNTIME
-
     RUNTIME.forget()
 
 

@@ -18,6 +18,7 @@ from torch import Tensor, fx
 from headrace import upstream
 from headrace.compiler import resolve
 from headrace.compiler.capture import capture
+from headrace.compiler.database import open_store
 from headrace.compiler.emit import emit
 from headrace.compiler.observe import FARTHEST, GUARD, SiteStatistics, observed
 from headrace.compiler.operators import is_operator
@@ -53,6 +54,11 @@ class Observer:
 
     graphs: dict[str, list[SiteStatistics]] = field(default_factory=dict)
     refusals: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """How many rows of scores were counted so far."""
+        return sum(site.sums.total() for sites in self.graphs.values() for site in sites)
 
     def backend(self, module: fx.GraphModule, inputs: list[Any]) -> Callable[..., Any]:
         """For torch.compile; nothing goes through Inductor."""
@@ -121,7 +127,7 @@ def calibrate(
             that cannot be written. Nothing is recorded then.
     """
     _check(name, limit, step)
-    store = resolve.open_store(database)
+    store = open_store(database)
     if store is None or not store.writable:
         place = database or (store.path if store is not None else None) or "the settings' database"
         raise CalibrationError(f"{place} cannot be written: give another database; nothing was run")
@@ -155,14 +161,28 @@ def _run(
     count = 0
     with torch.no_grad(), upstream.many_recompilations():
         for count, batch in enumerate(batches, start=1):
+            if not batch:
+                raise CalibrationError(f"batch {count} is empty: a batch is the arguments of one call")
             if before is not None:
                 before()
+            known = observer.rows
             try:
                 result = compiled(**batch) if isinstance(batch, Mapping) else compiled(*batch)
             except CalibrationError as error:
                 raise CalibrationError(f"batch {count}: {error}") from None
+            except Exception as error:
+                given = list(batch.values()) if isinstance(batch, Mapping) else list(batch)
+                empty = [tuple(each.shape) for each in given if isinstance(each, Tensor) and not each.numel()]
+                if not empty:
+                    raise
+                raise CalibrationError(
+                    f"batch {count} is empty, a tensor of shape {empty[0]}, on which the model fails; "
+                    "leave it out"
+                ) from error
             if any(tensor.isnan().any() for tensor in _floating(result)):
                 raise CalibrationError(f"batch {count}: the model's result holds NaN; leave such data out")
+            if observer.graphs and observer.rows == known:
+                raise CalibrationError(f"batch {count}: no query of an attention sees a key; leave it out")
     if not count:
         raise CalibrationError("there is no data: a calibration needs at least one batch")
     return count

@@ -4,38 +4,71 @@ cheap.
 
 from __future__ import annotations
 
-import functools
+import threading
 from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from headrace.compiler.database import open_store
 from headrace.ir.device import Backend, Device
 from headrace.ir.devices import RECORDS
 
+if TYPE_CHECKING:
+    from headrace.autotune.db.store import Store
+
 # Read to measure bandwidth where no database can remember the figure: 0.1 s instead of 2.
 _UNREMEMBERED_BYTES = 64 << 20
+# A cache: what a machine is does not depend on the database that remembers it.
+_KNOWN: dict[tuple[str, int, int], Device] = {}
+_OF_TODAY: set[int] = set()  # numbers of threads whose figures were looked at in this process
+_LOCK = threading.Lock()
 
 
-def device_of(tensor: torch.Tensor) -> Device:
+def device_of(tensor: torch.Tensor, database: str | None = None) -> Device:
     """The Device that a tensor lives on."""
-    return _of(tensor.device.type, tensor.device.index or 0, torch.get_num_threads())
+    return _of(tensor.device.type, tensor.device.index or 0, database)
 
 
-def host_device() -> Device:
-    """The processor, with the threads that torch uses now."""
-    return _of("cpu", 0, torch.get_num_threads())
+def host_device(database: str | None = None) -> Device:
+    """The processor, with the threads that torch uses now.
+
+    Its measured figures are remembered in the database at that path, or in the one that the settings name.
+    """
+    return _of("cpu", 0, database)
 
 
-@functools.lru_cache(maxsize=16)
-def _of(kind: str, index: int, threads: int) -> Device:
-    return _gpu(index) if kind == "cuda" else _cpu(threads)
+def host_device_of_today(store: Store) -> Device:
+    """The processor; figures of `store` that are older than a day are taken again, once per process, and the
+    higher ones kept.
+    """
+    from headrace.autotune.discover import DAY, discover_cpu
+
+    threads = torch.get_num_threads()
+    with _LOCK:
+        if threads not in _OF_TODAY:
+            _KNOWN["cpu", 0, threads] = discover_cpu(threads, store, older_than=DAY)
+            _OF_TODAY.add(threads)
+    return host_device()
 
 
-def _cpu(threads: int) -> Device:
+def _of(kind: str, index: int, database: str | None) -> Device:
+    threads = torch.get_num_threads()
+    found = _KNOWN.get((kind, index, threads))
+    if found is None:
+        with _LOCK:  # measuring in two threads at once would find half of the bandwidth
+            found = _KNOWN.get((kind, index, threads))
+            if found is None:
+                found = _KNOWN[kind, index, threads] = (
+                    _gpu(index) if kind == "cuda" else _cpu(threads, database)
+                )
+    return found
+
+
+def _cpu(threads: int, database: str | None) -> Device:
     from headrace.autotune.discover import discover_cpu
-    from headrace.compiler.resolve import in_use, open_store
 
-    store = open_store(in_use().database)
+    store = open_store(database)
     if store is None:
         return discover_cpu(threads, read_bytes=_UNREMEMBERED_BYTES)
     with store:
@@ -62,7 +95,7 @@ def _gpu(index: int) -> Device:
         backend=Backend.ROCM if rocm else Backend.CUDA,
         arch=arch,
         units=units,
-        on_chip_bytes=int(getattr(properties, "shared_memory_per_block_optin", 0) or 64 << 10),
+        on_chip_bytes=_shared_bytes(properties),
         last_level_bytes=int(getattr(properties, "L2_cache_size", 0)),
         registers=int(getattr(properties, "regs_per_multiprocessor", 65536)),
         warp=int(getattr(properties, "warp_size", 32)),
@@ -77,3 +110,9 @@ def _gpu(index: int) -> Device:
         threads=int(getattr(properties, "max_threads_per_multi_processor", 0)),
         unit_on_chip_bytes=int(getattr(properties, "shared_memory_per_multiprocessor", 0)),
     )
+
+
+def _shared_bytes(properties: Any) -> int:
+    """Shared memory that one block may use; HIP has no larger figure that a kernel has to ask for."""
+    names = ("shared_memory_per_block_optin", "shared_memory_per_block")
+    return int(next((size for name in names if (size := getattr(properties, name, 0))), 64 << 10))

@@ -15,6 +15,7 @@ from headrace.compiler import operators, resolve  # noqa: F401  (a loaded progra
 from headrace.compiler.options import read
 from headrace.compiler.records import GraphRecord
 from headrace.compiler.rewrite import rewrite
+from headrace.compiler.scopes import RUNTIME
 
 File = str | os.PathLike[str] | IO[bytes]
 
@@ -41,7 +42,7 @@ def optimize_with_record(
 ) -> tuple[ExportedProgram, GraphRecord]:
     """`optimize`, and the record of what was claimed and what was not."""
     chosen = read(None, options, base=resolve.default_options())
-    resolve.use(chosen)
+    RUNTIME.use(chosen)
     functional = program.run_decompositions()
     graph = functional.graph_module.graph
     before = [node.name for node in _results(graph)]

@@ -3,7 +3,7 @@
 The usual way through torch's dispatcher costs 2 to 3 microseconds a call. A compiled graph knows its Specs,
 so its module binds each one once, when it is loaded, and then makes plain Python calls:
 
-    from headrace.compiler.runtime import bind
+    from headrace.compiler.scopes import bind
     headrace_4f1c... = bind('CPU', 'Gemm{...}')
     ...
     buf3 = headrace_4f1c...(buf2, arg7_1)
@@ -57,7 +57,7 @@ def _lowering() -> Any:
             self.binding = f"{_name(text)} = headrace_bind({'CPU' if kind == 'cpu' else 'CUDA'!r}, {text!r})"
 
         def codegen(self, wrapper: Any) -> None:
-            wrapper.add_import_once("from headrace.compiler.runtime import bind as headrace_bind")
+            wrapper.add_import_once("from headrace.compiler.scopes import bind as headrace_bind")
             wrapper.add_import_once(self.binding)
             super().codegen(wrapper)
 

@@ -44,7 +44,7 @@ class Materialiser:
         match node.op:
             case Kernel(spec=spec):
                 outputs = len(spec.output_dtypes)
-                inputs = [self.value(operand) for operand in node.operands]
+                inputs = self._operands(node)
                 call = self.call(operator(len(inputs), outputs), *inputs, str(spec), name=spec.kind.lower())
                 call.meta |= {"headrace": True, "headrace_node": node.name}
                 return call
@@ -52,13 +52,33 @@ class Materialiser:
                 return self.call(python_operator.getitem, self.value(node.operands[0]), at)
             case View(index=index):
                 return self._view(node, index)
-            case Size(expr=expr):
-                size = self.size(expr)
-                device = next(value_of(n).device for n in self._old.values() if _is_tensor(n))
-                return self.call(aten.scalar_tensor.default, size, dtype=torch.int64, device=device)
+            case Size():
+                return self._number(
+                    node, next(value_of(n).device for n in self._old.values() if _is_tensor(n))
+                )
         raise EmitError(
             f"{node.name}: a new {node.op.mnemonic} cannot be emitted; only kernels, items and views can"
         )
+
+    def _operands(self, node: Node) -> list[fx.Node]:
+        """What a kernel reads; sizes become numbers on the device of its first tensor that is none."""
+        sizes = [isinstance(self._ir[operand].op, Size) for operand in node.operands]
+        found = {at: self.value(operand) for at, operand in enumerate(node.operands) if not sizes[at]}
+        device = next((value_of(each).device for each in found.values() if _is_tensor(each)), None)
+        for at, operand in enumerate(node.operands):
+            if sizes[at]:
+                number = self._ir[operand]
+                found[at] = self.value(operand) if device is None else self._number(number, device)
+        return [found[at] for at in range(len(node.operands))]
+
+    def _number(self, node: Node, device: torch.device) -> fx.Node:
+        """A size as a tensor without dimensions."""
+        assert isinstance(node.op, Size)
+        key = f"{node.name} on {device}"
+        if key not in self._values:
+            size = self.size(node.op.expr)
+            self._values[key] = self.call(aten.scalar_tensor.default, size, dtype=torch.int64, device=device)
+        return self._values[key]
 
     def _view(self, node: Node, index: Sequence[sympy.Expr]) -> fx.Node:
         from headrace.ir.steps import as_steps

@@ -15,7 +15,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from headrace.compiler.operators import output_strides
+from headrace.compiler.restride import output_strides
 from headrace.errors import CalibrationError
 from headrace.ir import expr as scalar
 from headrace.ir.spec import Attention, Extra
@@ -85,6 +85,8 @@ class SiteStatistics:
                     f"{self.name or 'an attention'}, head {head}: a score is {what}; ranges cannot be told "
                     "from such data (padding that no key sees gives NaN: leave it out)"
                 )
+        if not scores.numel():
+            return torch.zeros(scores.shape[:-1], dtype=torch.bool)
         shown = scores > HIDDEN
         seen = (scores > -torch.inf).any(-1)
         keys = shown.sum(-1)
@@ -100,8 +102,6 @@ class SiteStatistics:
         return seen
 
     def _ranges(self, scores: Tensor, shown: Tensor, peak: Tensor, row_sum: Tensor, seen: Tensor) -> None:
-        if not scores.numel():
-            return
         flat = scores.flatten(1).double(), shown.flatten(1)
         values = [flat, (peak, seen), (row_sum, seen)]
         least = [value.masked_fill(~counts, torch.inf).amin(-1) for value, counts in values]

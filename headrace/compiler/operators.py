@@ -10,14 +10,15 @@ They are for inference. Under autograd they behave as a constant: no gradient fl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from headrace.compiler import runtime
+from headrace.compiler.restride import output_strides
+from headrace.compiler.scopes import HERE, KINDS
 from headrace.errors import EmitError
-from headrace.ir.spec import Attention, Spec, parse_spec
+from headrace.ir.spec import parse_spec
 
 NAMESPACE = "headrace"
 MAX_INPUTS = 24
@@ -43,27 +44,6 @@ def is_operator(target: object) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target.namespace == NAMESPACE
 
 
-def output_strides(spec: Spec, shapes: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
-    """The strides, in elements, of the tensors that an operator returns.
-
-    Contiguous; but attention's `[B, H, I, d_v]` is the transpose of a contiguous `[B, I, H, d_v]`, since what
-    follows an attention merges its heads.
-    """
-    if isinstance(spec, Attention):
-        ((_, heads, queries, width),) = shapes
-        return ((queries * heads * width, width, heads * width, 1),)
-    return tuple(contiguous_strides(shape) for shape in shapes)
-
-
-def contiguous_strides(shape: Sequence[Any]) -> tuple[Any, ...]:
-    strides: list[Any] = []
-    step: Any = 1
-    for extent in reversed(shape):
-        strides.append(step)
-        step = step * extent
-    return tuple(reversed(strides))
-
-
 def _fake(*arguments: Any) -> Any:
     """Shapes, strides and dtypes of the results, for real or symbolic sizes."""
     *inputs, text = arguments
@@ -78,18 +58,18 @@ def _fake(*arguments: Any) -> Any:
     return made if len(made) > 1 else made[0]
 
 
-def _launcher(table: runtime.Table) -> Callable[..., Any]:
+def _launcher(kind: str) -> Callable[..., Any]:
     def launch(*arguments: Any) -> Any:
-        return table[arguments[-1]](arguments[:-1])
+        return HERE.scope.tables[kind][arguments[-1]](arguments[:-1])
 
     return launch
 
 
 def _define() -> Any:
     # The lightest of torch's ways to make an operator: 1.7 microseconds a call, `custom_op` takes 14.
-    # Torch's class is untyped.
-    library: Any = torch.library.Library(NAMESPACE, "FRAGMENT")  # type: ignore[no-untyped-call]
-    implementations = {key: _launcher(runtime.TABLES[key]) for key in runtime.TABLES}
+    make: Any = torch.library.Library  # untyped
+    library = make(NAMESPACE, "FRAGMENT")
+    implementations = {kind: _launcher(kind) for kind in KINDS}
     tags = (torch.Tag.flexible_layout, torch.Tag.pt2_compliant_tag)
     for inputs in range(1, MAX_INPUTS + 1):
         for outputs in range(1, MAX_OUTPUTS + 1):

@@ -1,5 +1,8 @@
 """What was claimed and what was not, kept per graph, so that it is known even when a cache skipped the
 passes.
+
+The folder is bounded: a record goes that no graph has used for `DAYS` days, and the longest unused ones
+beyond `RECORDS`.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +27,10 @@ from torch import fx
 log = logging.getLogger(__name__)
 
 FORMAT = 1
+RECORDS, DAYS = 1000, 90
+# Folders are tidied when a process keeps its first record, and again after so many.
+_EVERY = 100
+_PART = ".part"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,7 @@ class RecordStore:
     """Graph records in memory and, best effort, as one small file each under `folder`."""
 
     folder: Path | None = None
+    _kept: int = 0
     _memory: dict[str, GraphRecord] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -108,7 +117,7 @@ class RecordStore:
             return
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".part")
+            handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=_PART)
             try:
                 with os.fdopen(handle, "w", encoding="utf-8") as file:
                     json.dump(record.as_json(), file)
@@ -119,6 +128,16 @@ class RecordStore:
                 raise
         except OSError as error:
             log.debug("the record of graph %s stays in memory: %s", record.key, error)
+            return
+        if self._kept % _EVERY == 0:
+            prune(self.folder)
+        self._kept += 1
+
+    def use(self, key: str) -> None:
+        """Remember that a graph was used again, which a cache had: its record stays for longer."""
+        if self.folder is not None:
+            with contextlib.suppress(OSError):
+                os.utime(self._path(key))
 
     def find(self, key: str) -> GraphRecord | None:
         """The record of a graph; an unreadable file is a missing one."""
@@ -141,6 +160,28 @@ class RecordStore:
     def _path(self, key: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{key}.json"
+
+
+def prune(folder: Path, *, records: int = RECORDS, days: float = DAYS) -> int:
+    """Remove records that were not used lately, and what an interrupted process left; returns how many went.
+
+    Other processes may do so at the same time. Whatever cannot be removed stays.
+    """
+    now, aged = time.time(), []
+    for path in folder.iterdir():
+        if path.suffix in (".json", _PART):
+            with contextlib.suppress(OSError):
+                aged.append((now - path.stat().st_mtime, path))
+    aged.sort(key=lambda each: each[0])
+    whole = [(age, path) for age, path in aged if path.suffix == ".json"]
+    parts = [path for age, path in aged if path.suffix == _PART and age > 3600]
+    old = [path for at, (age, path) in enumerate(whole) if at >= records or age > days * 86400]
+    gone = 0
+    for path in (*old, *parts):
+        with contextlib.suppress(OSError):
+            path.unlink()
+            gone += 1
+    return gone
 
 
 def graph_key(module: fx.GraphModule, inputs: Iterable[object], salt: str) -> str:

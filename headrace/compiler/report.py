@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from headrace.compiler.decisions import Decision
 from headrace.compiler.records import Claim, GraphRecord, Unclaimed
-from headrace.compiler.runtime import RUNTIME, Decision
+from headrace.compiler.scopes import Scope
 from headrace.errors import NothingToExplain
 
 
@@ -22,11 +23,13 @@ class Report:
         decisions: the Schedule of each claimed Spec in each size bucket that has run in this process.
         missing: keys of graphs that ran but whose records are gone (a cache answered, and the records folder
             was emptied): compile with fresh caches to see them.
+        database: the path that the graph which ran last was compiled with; None stands for the settings' own.
     """
 
     graphs: tuple[GraphRecord, ...]
     decisions: tuple[Decision, ...]
     missing: tuple[str, ...] = ()
+    database: str | None = None
 
     @property
     def claims(self) -> tuple[Claim, ...]:
@@ -122,7 +125,7 @@ def explain(subject: Callable[..., Any] | str) -> Any:
         function = compiled(subject)
         with listening() as heard:
             function(*arguments, **keywords)
-        keys = list(dict.fromkeys(heard))
+        keys = list(dict.fromkeys(graph.key for graph in heard))
         if not keys:
             raise NothingToExplain(
                 "no graph compiled by headrace ran: was it compiled with backend='headrace', and did it run?"
@@ -131,6 +134,7 @@ def explain(subject: Callable[..., Any] | str) -> Any:
         return _report(
             [record for record in known.values() if record is not None],
             tuple(key for key, record in known.items() if record is None),
+            tuple(dict.fromkeys(graph.scope for graph in heard if graph.scope is not None)),
         )
 
     return run
@@ -147,7 +151,12 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, backend=backend)
 
 
-def _report(graphs: Sequence[GraphRecord], missing: tuple[str, ...]) -> Report:
+def _report(graphs: Sequence[GraphRecord], missing: tuple[str, ...], scopes: Sequence[Scope] = ()) -> Report:
     specs = {claim.spec for graph in graphs for claim in graph.claims}
-    decisions = tuple(decision for decision in RUNTIME.decisions() if decision.spec in specs)
-    return Report(tuple(graphs), decisions, missing)
+    decisions = (decision for scope in scopes for decision in scope.decisions())
+    return Report(
+        tuple(graphs),
+        tuple(decision for decision in decisions if decision.spec in specs),
+        missing,
+        scopes[-1].options.database if scopes else None,
+    )

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import functools
-import logging
-import threading
+import math
 import time
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from headrace import upstream
-from headrace.compiler.devices import device_of, host_device
+from headrace.compiler.database import open_store
+from headrace.compiler.decisions import Choice, Resolver
+from headrace.compiler.devices import device_of
 from headrace.compiler.notices import warn_once
 from headrace.compiler.options import Options
 from headrace.compiler.restride import Kernel
-from headrace.compiler.runtime import RUNTIME, Choice, Resolver
 from headrace.configuration import current
-from headrace.errors import HeadraceError, UnknownOption
 from headrace.ir.device import Backend, Device
 from headrace.ir.evidence import Evidence, NoEvidence, Rung, bucket
 from headrace.ir.regime import Regime, RegimeTable, Voice
@@ -30,19 +28,6 @@ if TYPE_CHECKING:
     from headrace.autotune.db.store import Store
     from headrace.passes.pipeline import Pipeline
     from headrace.passes.unify import Licences
-
-__all__ = [
-    "default_options",
-    "default_pipeline",
-    "default_resolver",
-    "host_device",
-    "open_store",
-    "use",
-    "why_delegate",
-]
-
-log = logging.getLogger(__name__)
-_lock = threading.Lock()
 
 
 def default_options() -> Options:
@@ -115,38 +100,6 @@ def _engine_missing() -> str | None:
     return f"the CPU engine is inactive: {reason}"
 
 
-def default_resolver() -> Resolver:
-    """The resolver that the settings describe."""
-    return make_resolver(default_options())
-
-
-_in_use: list[Options] = []
-
-
-def in_use() -> Options:
-    """What Schedules are found by at present: the options of the latest compilation, else the settings."""
-    return _in_use[0] if _in_use else default_options()
-
-
-def use(options: Options) -> None:
-    """Resolve as these options say from now on; nothing is forgotten where they say what was said before."""
-    wanted = _resolving(options)
-    with _lock:
-        if _in_use == [wanted]:
-            return
-        resolver = make_resolver(options)  # first: a database that cannot be used is no resolver in use
-        _in_use[:] = [wanted]
-    RUNTIME.use(resolver)
-
-
-def _resolving(options: Options) -> Options:
-    """The part of options that decides how Schedules are found."""
-    return Options(
-        strict=options.strict, tuning=options.tuning, budget=options.budget, database=options.database,
-        target=options.target,
-    )  # fmt: skip
-
-
 def make_resolver(options: Options) -> Resolver:
     """A resolver over the database that the options name.
 
@@ -154,7 +107,15 @@ def make_resolver(options: Options) -> Resolver:
         HeadraceError: a database that was named explicitly cannot be used.
     """
     chooser = Chooser(options)
-    return Resolver(chooser, build, device_of, strict=options.strict, regimes=chooser.regimes)
+    return Resolver(
+        chooser,
+        build,
+        functools.partial(device_of, database=options.database),
+        strict=options.strict,
+        regimes=chooser.regimes,
+        others=chooser.others,
+        renew=chooser.renew,
+    )
 
 
 def build(spec: Spec, schedule: Schedule, device: Device) -> Kernel:
@@ -172,6 +133,7 @@ class Chooser:
         self._spent = 0.0
         self._store: Store | None = None if options.tuning == "off" else open_store(options.database)
         self._evidence: Evidence = NoEvidence() if self._store is None else _evidence(self._store)
+        self._generation = None if self._store is None else self._store.generation()
 
     def __call__(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> Choice:
         if self._options.target == "library":
@@ -202,6 +164,32 @@ class Chooser:
             return None  # what is known of single sizes is worth more than the model
         return modelled(spec, device)
 
+    def others(
+        self, spec: Spec, sizes: tuple[int, ...], device: Device, table: RegimeTable | None
+    ) -> Iterator[Choice]:
+        """What else can serve sizes, best first: as measured around M, else by the cost model."""
+        from headrace.codegen.dataflows import get
+        from headrace.passes.choose import rank
+
+        if self._options.target == "library":
+            return
+        measured = () if table is None or table.voice is Voice.MODEL else table.curves
+        timed = [(_time_at(curve.points, sizes[0]), curve.schedule) for curve in measured]
+        for _, schedule in sorted(timed, key=lambda pair: (pair[0], str(pair[1]))):
+            if schedule == LIBRARY or get(schedule.dataflow).legal(spec, sizes, schedule, device) is None:
+                yield Choice(schedule, Rung.EXACT, "database, next best")
+        if not timed:
+            for each in rank(spec, sizes, device, NoEvidence()):
+                yield Choice(each.schedule, each.rung, f"next best, {each.reason}", each.seconds)
+
+    def renew(self) -> bool:
+        """Whether the database has changed since this was asked last; answers are then looked up again."""
+        generation = None if self._store is None else self._store.generation()
+        changed, self._generation = generation != self._generation, generation
+        if changed and self._store is not None:
+            self._evidence = _evidence(self._store)
+        return changed
+
     def _measure(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> None:
         """Tune or verify within what is left of the budget; the evidence knows more afterwards."""
         left = self._options.budget - self._spent
@@ -225,6 +213,12 @@ class Chooser:
             if report.interrupted:
                 raise KeyboardInterrupt
         self._spent += time.perf_counter() - started
+
+
+def _time_at(points: tuple[tuple[int, float], ...], m: int) -> float:
+    """The time measured at the M nearest to `m` (by ratio), in proportion where it lies far off."""
+    at, took = min(points, key=lambda point: abs(math.log(point[0] / m)))
+    return took * max(1.0, m / at)
 
 
 def modelled(spec: Gemm, device: Device) -> RegimeTable:
@@ -265,31 +259,3 @@ def _evidence(store: Store) -> Evidence:
     from headrace.autotune.evidence import DatabaseEvidence
 
     return DatabaseEvidence(store)
-
-
-def open_store(path: str | None) -> Store | None:
-    """The database at a path, or the one that the settings name, or the user's own; None where none opens.
-
-    A default database that cannot be used costs a warning. One that was named in the call must be usable.
-
-    Raises:
-        UnknownOption: the folder of a database that was named does not exist.
-        DatabaseRefused: the file that was named is not a headrace database.
-    """
-    from headrace.autotune.db.recovery import refuse_foreign
-    from headrace.autotune.db.store import Store
-
-    if path is not None:
-        if not Path(path).expanduser().parent.is_dir():
-            raise UnknownOption(f"database {path}: the folder does not exist")
-        refuse_foreign(Path(path).expanduser())
-        return Store.open(Path(path).expanduser(), warn=_warn_database)
-    try:
-        return Store.open(current().database_path, warn=_warn_database)
-    except (HeadraceError, OSError) as error:
-        _warn_database(f"the database cannot be used, heuristics choose ({error})")
-        return None
-
-
-def _warn_database(message: str) -> None:
-    warn_once(f"database:{message}", f"headrace: {message}")

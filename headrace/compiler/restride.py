@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from headrace.ir.spec import Spec
+from headrace.ir.spec import Attention, Spec
 
 if TYPE_CHECKING:
     import torch
@@ -17,6 +17,27 @@ if TYPE_CHECKING:
 Inputs = Sequence["torch.Tensor"]
 Result = Any
 Kernel = Callable[[Inputs], Result]
+
+
+def output_strides(spec: Spec, shapes: Sequence[Sequence[Any]]) -> tuple[tuple[Any, ...], ...]:
+    """The strides, in elements, of the tensors that an operator returns.
+
+    Contiguous; but attention's `[B, H, I, d_v]` is the transpose of a contiguous `[B, I, H, d_v]`, since what
+    follows an attention merges its heads.
+    """
+    if isinstance(spec, Attention):
+        ((_, heads, queries, width),) = shapes
+        return ((queries * heads * width, width, heads * width, 1),)
+    return tuple(contiguous_strides(shape) for shape in shapes)
+
+
+def contiguous_strides(shape: Sequence[Any]) -> tuple[Any, ...]:
+    strides: list[Any] = []
+    step: Any = 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step = step * extent
+    return tuple(reversed(strides))
 
 
 def same_layout(shape: Sequence[int], one: Sequence[int], other: Sequence[int]) -> bool:
@@ -37,8 +58,6 @@ class Restrided:
         return self.arrange(self._kernel(inputs), inputs)
 
     def arrange(self, result: Result, inputs: Inputs) -> Result:
-        from headrace.compiler.operators import output_strides
-
         made = result if isinstance(result, tuple) else (result,)
         strides = output_strides(self._spec, [tuple(value.shape) for value in made])
         arranged = tuple(

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from headrace.compiler import resolve
+from headrace.compiler.database import open_store
+from headrace.compiler.devices import host_device
 from headrace.compiler.report import Report, compiled, explain
-from headrace.compiler.runtime import RUNTIME
+from headrace.compiler.scopes import RUNTIME
 from headrace.errors import SettingsError
 from headrace.ir.spec import parse_spec
 
@@ -51,14 +53,13 @@ def tune(
         from headrace.autotune.tuner import tune as measure
 
         report = explain(compiled(function))(*arguments, **keywords)
-        store = resolve.open_store(database or resolve.in_use().database)
+        store = open_store(database or report.database)
         if store is None:
             raise SettingsError("there is no database to write to; name one: tune(..., database=PATH)")
-        wanted, device = tasks(report), resolve.host_device()
+        wanted, device = tasks(report), host_device(database or report.database)
         with store:
             result = measure(wanted, device, store, budget, callback, default=resolve.untuned)
-        # A new resolver, since the old one's evidence remembers what it did not know.
-        RUNTIME.use(resolve.make_resolver(resolve.in_use()))
+        RUNTIME.forget()
         return result
 
     return run

@@ -96,7 +96,7 @@ class Demonstration:
         self.out.heading('2. torch.compile(model, backend="headrace")')
         with listening() as heard:
             spent = warm(decoder, prompt)
-        found = [records().find(key) for key in dict.fromkeys(heard)]
+        found = [records().find(key) for key in dict.fromkeys(graph.key for graph in heard)]
         self.graphs = tuple(record for record in found if record is not None)
         self.out.line(f"prefill and decode compiled in {seconds(spent)}")
         show.graphs(self.out, self.graphs)
@@ -105,14 +105,15 @@ class Demonstration:
 
     def tune(self, decoder: Any, prompt: torch.Tensor) -> None:
         """Measure what the database does not know, within the budget."""
-        from headrace.compiler import resolve
-        from headrace.compiler.runtime import RUNTIME
+        from headrace.compiler.database import open_store
+        from headrace.compiler.devices import host_device
+        from headrace.compiler.scopes import RUNTIME
 
-        store = resolve.open_store(None)
+        store = open_store(None)
         self.document["database"] = str(store.path) if store is not None and store.path else "in memory"
         self.out.heading(f"3. Tuning, at most {self.given.budget:.0f} s")
         wanted = tuning.tasks(RUNTIME.decisions(), self.graphs, self.times)
-        device = resolve.host_device()
+        device = host_device()
         missing = tuning.unknown(wanted, store, device) if store is not None else []
         self.document["trials"] = 0
         if missing and store is not None and self.given.budget > 0:
@@ -150,7 +151,7 @@ class Demonstration:
         self.document["answer"] = dataclasses.asdict(said)
 
     def decisions(self) -> None:
-        from headrace.compiler.runtime import RUNTIME
+        from headrace.compiler.scopes import RUNTIME
 
         found = RUNTIME.decisions()
         self.out.heading("5. What runs, and why")

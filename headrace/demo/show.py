@@ -6,8 +6,8 @@ from collections import Counter
 
 from headrace.compiler.cli.explain import kinds, reasons
 from headrace.compiler.cli.output import Output, seconds, shortened
+from headrace.compiler.decisions import Decision
 from headrace.compiler.records import GraphRecord
-from headrace.compiler.runtime import Decision
 from headrace.demo.language import PEERS, Answer, Race
 from headrace.demo.sentences import Similarities
 

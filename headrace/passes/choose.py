@@ -24,6 +24,9 @@ KEEP = 1.03  # a regime keeps its schedule while it is at most this much slower 
 # On GPUs a library's time is known to about this factor, and with M it changes its kernels and so its
 # roundings: inside that band a kernel of ours is the deterministic choice.
 TIE = 1.05
+# What one multiprocessor alone draws from memory is known to a factor of two: where tiles of 64 columns fill
+# less than half of them, a product that does not split a long K has to win by more than that doubt.
+FEW = 1.25
 _SWEEPS, _GAIN = 2, 0.99  # sweeps over the knobs, and the gain that is worth leaving a default for
 _FLAT_ROWS = 256  # above, defaults are good and the library is better
 
@@ -63,13 +66,26 @@ def _modelled(spec: Spec, sizes: tuple[int, ...], device: Device) -> tuple[Ranke
     except DeviceError as error:
         plain = sorted(schedules, key=lambda each: each != LIBRARY)
         return tuple(Ranked(each, None, "heuristic", f"no cost model: {error}") for each in plain)
-    timed.sort(key=lambda each: weighed(each[1], each[0], device))
+    timed.sort(key=lambda each: weighed(spec, sizes, each[1], each[0], device))
     return tuple(Ranked(each, took, "heuristic", f"cost model: {each.dataflow}") for took, each in timed)
 
 
-def weighed(schedule: Schedule, took: float, device: Device) -> float:
-    """What candidates are ordered by: their time, on GPUs the library's times `TIE`."""
-    return took * TIE if schedule == LIBRARY and device.backend is not Backend.CPU else took
+def weighed(spec: Spec, sizes: tuple[int, ...], schedule: Schedule, took: float, device: Device) -> float:
+    """What candidates are ordered by: their time, on GPUs the library's times `TIE`, few programs' `FEW`."""
+    if device.backend is Backend.CPU:
+        return took
+    if schedule == LIBRARY:
+        return took * TIE
+    return took * FEW if isinstance(spec, Gemm) and _few(spec, sizes, schedule, device) else took
+
+
+def _few(spec: Gemm, sizes: tuple[int, ...], schedule: Schedule, device: Device) -> bool:
+    """Whether a tiled product has K >= 8 N, tiles for less than half of the units, and does not split K."""
+    if schedule.dataflow not in ("flat", "tiled") or dict(schedule.knobs).get("split_k", 1) != 1:
+        return False
+    columns = sum(weight.n for weight in spec.weights)
+    tiles = -(-columns // 64) * -(-sizes[-1] // 64) * (sizes[0] if spec.batched else 1)
+    return 2 * tiles < device.units and spec.weights[0].k >= 8 * columns
 
 
 def _defaults(spec: Spec, sizes: tuple[int, ...], device: Device) -> list[Schedule]:
@@ -87,7 +103,7 @@ def _refined(flow: Dataflow, spec: Spec, sizes: tuple[int, ...], device: Device)
     if device.backend is Backend.CPU or not found.knobs or isinstance(spec, Rows) or large:
         return found
     try:
-        best = seconds(spec, sizes, found, device)
+        best = weighed(spec, sizes, found, seconds(spec, sizes, found, device), device)
     except DeviceError:
         return found
     knobs = [knob for knob in flow.knobs(spec, sizes, device) if len(knob.values) > 1]
@@ -98,7 +114,7 @@ def _refined(flow: Dataflow, spec: Spec, sizes: tuple[int, ...], device: Device)
                 other = Schedule(flow.name, tuple({**dict(found.knobs), knob.name: value}.items()))
                 if flow.legal(spec, sizes, other, device) is not None:
                     continue
-                took = seconds(spec, sizes, other, device)
+                took = weighed(spec, sizes, other, seconds(spec, sizes, other, device), device)
                 if took < _GAIN * best:
                     found, best = other, took
         if found == before:
@@ -164,7 +180,7 @@ def _serves(spec: Gemm, rows: int, schedule: Schedule, device: Device) -> bool:
         return False
     if get(schedule.dataflow).legal(spec, sizes, schedule, device) is not None:
         return False
-    took = weighed(schedule, seconds(spec, sizes, schedule, device), device)
+    took = weighed(spec, sizes, schedule, seconds(spec, sizes, schedule, device), device)
     return took <= KEEP * _best(spec, rows, device)[1]
 
 
@@ -172,7 +188,7 @@ def _serves(spec: Gemm, rows: int, schedule: Schedule, device: Device) -> bool:
 def _best(spec: Gemm, rows: int, device: Device) -> tuple[Schedule, float]:
     sizes = _sizes(spec, rows)
     timed = [
-        (each, weighed(each, seconds(spec, sizes, each, device), device))
+        (each, weighed(spec, sizes, each, seconds(spec, sizes, each, device), device))
         for each in _candidates(spec, rows, device)
     ]
     return min(timed, key=lambda each: each[1])

@@ -29,3 +29,7 @@ def row(
         samples if verdict is Verdict.OK else (),
         CHECK if verdict is Verdict.OK else None, cause, baseline, race,
     )  # fmt: skip
+
+
+def some(count: int, tag: int = 0) -> list[Observation]:
+    return [row(f"tiled{{block={tag * 100_000 + k}}}", 1e-3 + k * 1e-6) for k in range(count)]

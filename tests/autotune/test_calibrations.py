@@ -98,8 +98,9 @@ def test_a_full_disk_is_told_and_keeps_nothing(tmp_path: Path, monkeypatch: pyte
     store = Store.open(tmp_path / "db.sqlite", warn=told.append)
 
     def fail(self: SqliteFile, rows: object) -> None:
-        full = OperationalError("INSERT", {}, sqlite3.OperationalError("database or disk is full"))
-        full.orig.sqlite_errorcode = sqlite3.SQLITE_FULL  # type: ignore[union-attr]
+        cause = sqlite3.OperationalError("database or disk is full")
+        cause.sqlite_errorcode = sqlite3.SQLITE_FULL
+        full = OperationalError("INSERT", {}, cause)
         raise full
 
     monkeypatch.setattr(SqliteFile, "put_calibrations", fail)

@@ -40,13 +40,29 @@ def ring(copies: int = 1) -> Ring:
 
 
 def test_samples_are_seconds_per_call_of_each_in_turns() -> None:
-    clock, log = Clock(), []  # type: ignore[var-annotated]
+    clock = Clock()
+    log: list[str] = []
     one, two = Runner(clock, 1e-2, "a", log), Runner(clock, 2e-2, "b", log)
     result = race([one, two], ring(), warmup=1, rounds=6, timer=clock)
     assert result.samples[0] == pytest.approx([1e-2] * 6)
     assert result.samples[1] == pytest.approx([2e-2] * 6)
     turns = "".join(log[2:]).replace("a" * MIN_GROUPS, "A").replace("b" * MIN_GROUPS, "B")
-    assert turns == "ABBAABBAABBA"
+    rounds = [turns[at : at + 2] for at in range(0, 12, 2)]
+    assert set(rounds) == {"AB", "BA"}  # each once a round, and nobody always first
+
+
+def test_a_single_sample_is_one_call_between_those_of_the_others() -> None:
+    clock = Clock()
+    log: list[str] = []
+    runners = [Runner(clock, 1e-2, name, log, hiccup=3) for name in "abc"]
+    result = race(runners, ring(), warmup=1, rounds=40, limit_seconds=60.0, timer=clock, single=True)
+    rounds = ["".join(log[at : at + 3]) for at in range(3, len(log), 3)]
+    assert {"".join(sorted(each)) for each in rounds} == {"abc"}
+    assert len(set(rounds)) == 6  # all neighbours, in any order
+    assert all(sum(sample > 5e-2 for sample in run) > 10 for run in result.samples)  # a hiccup shows
+    log.clear()
+    race(runners, ring(), warmup=1, rounds=40, limit_seconds=60.0, timer=clock, single=True)
+    assert rounds == ["".join(log[at : at + 3]) for at in range(3, len(log), 3)]
 
 
 def test_fast_kernels_are_timed_in_groups_and_hiccups_do_not_show() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 from fake_registry import Fake, Faulty, FaultyFlow
 
@@ -88,7 +89,8 @@ def test_words_are_categories() -> None:
     assert here.defaults == (FaultyFlow("faulty").default(SPEC, (4,), DEVICE),)
     parameters, distributions = here.parameters(Schedule.of("faulty", fault="crash"))
     assert parameters == {"dataflow": "faulty", "faulty.fault": "crash"}
-    assert "crash" in distributions["faulty.fault"].choices  # type: ignore[attr-defined]
+    faults: Any = distributions["faulty.fault"]
+    assert "crash" in faults.choices
 
 
 def test_foreign_schedules_are_illegal() -> None:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from autotune_rows import CHECK
@@ -88,8 +89,8 @@ class Simulated:
 
 
 def go(
-    bench: Simulated, store: Store, budget: float = 60.0, tasks: Sequence[Task] = (), **more
-) -> TuneReport:  # type: ignore[no-untyped-def]
+    bench: Simulated, store: Store, budget: float = 60.0, tasks: Sequence[Task] = (), **more: Any
+) -> TuneReport:
     return tune(tasks or [Task(SPEC, (4,))], DEVICE, store, budget, registry=FAKE, bench=bench, **more)
 
 
@@ -99,8 +100,8 @@ def simulated_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[Simulated] = []
     real = Simulated.__init__
 
-    def init(self: Simulated, **more: object) -> None:
-        real(self, **more)  # type: ignore[arg-type]
+    def init(self: Simulated, **more: Any) -> None:
+        real(self, **more)
         made.append(self)
 
     monkeypatch.setattr(Simulated, "__init__", init)
@@ -187,7 +188,7 @@ def test_broken_default_leaves_the_library_as_the_default() -> None:
 
 def test_candidate_that_fails_only_in_the_final_is_found_out() -> None:
     class Late(Simulated):
-        def run(self, task, check, race, policy, seconds):  # type: ignore[no-untyped-def]
+        def run(self, task: Task, check: Any, race: Any, policy: Policy, seconds: float) -> Outcome:
             outcome = super().run(task, check, race, policy, seconds)
             return (
                 outcome if policy.stage == "screen" or BEST not in race else Outcome(Verdict.CRASHED, "late")
@@ -262,7 +263,7 @@ def test_implausible_time_is_no_row_unless_the_figures_were_too_low(
     bandwidth: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Absurd(Simulated):
-        def seconds(self, task, schedule):  # type: ignore[no-untyped-def]
+        def seconds(self, task: Task, schedule: Schedule) -> float:
             return 1e-9 if schedule == BEST else super().seconds(task, schedule)
 
     device = Device("Test CPU", Backend.CPU, "x86_64", 2, ("avx2",), bandwidth=1e6)

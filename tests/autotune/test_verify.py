@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from fake_registry import Kernel
@@ -68,7 +70,7 @@ def test_raising_kernel_is_crashed_and_its_message_names_no_path(fault: str) -> 
 
 def test_kernel_that_is_right_at_the_asked_sizes_only_is_wrong() -> None:
     class Narrow(Kernel):
-        def __call__(self, inputs):  # type: ignore[no-untyped-def]
+        def __call__(self, inputs: Any) -> Any:
             out = super().__call__(inputs)
             return out if out.shape[0] > 5 else out + 1
 

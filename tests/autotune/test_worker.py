@@ -10,8 +10,9 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from headrace.autotune.bench import WorkerBench
-from headrace.autotune.client import Worker
+from headrace.autotune import client
+from headrace.autotune.bench import Outcome, WorkerBench
+from headrace.autotune.client import Worker, WorkerLate
 from headrace.autotune.db.rows import Policy, Verdict
 from headrace.autotune.report import Task
 from headrace.autotune.wire import decode, device_fields, device_of
@@ -35,7 +36,7 @@ def bench() -> Iterator[WorkerBench]:
     bench.stop()
 
 
-def run(bench: WorkerBench, fault: str, seconds: float = 60.0):  # type: ignore[no-untyped-def]
+def run(bench: WorkerBench, fault: str, seconds: float = 60.0) -> Outcome:
     bad = Schedule.of("faulty", fault=fault)
     return bench.run(TASK, [bad], [GOOD, bad], POLICY, seconds)
 
@@ -64,6 +65,22 @@ def test_bad_candidate_costs_only_itself(bench: WorkerBench, fault: str) -> None
     assert "/" not in outcome.cause
     assert outcome.samples == {}
     assert run(bench, "none").verdict is Verdict.OK
+
+
+def test_a_worker_that_does_not_read_is_killed_when_the_time_is_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request larger than a pipe holds, so that writing it waits for the reader."""
+    deaf = "import sys, time; sys.stdin.readline(); print('{}', flush=True); time.sleep(600)"
+    monkeypatch.setattr(client, "_BOOT", deaf)
+    with Worker("fake_registry:Faulty", 1) as worker:
+        worker.start()
+        pid = worker.pid
+        assert pid is not None
+        began = time.monotonic()
+        with pytest.raises(WorkerLate, match="no answer within 1 s"):
+            worker.ask({"do": "x" * (1 << 20)}, 1.0)
+        assert time.monotonic() - began < 60
+        assert not psutil.pid_exists(pid)
+        assert worker.pid is None
 
 
 def test_hanging_candidate_is_killed_with_its_process_group(

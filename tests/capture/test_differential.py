@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -173,8 +174,8 @@ def double(x: torch.Tensor) -> torch.Tensor:
     return x.double() if x.is_floating_point() else x
 
 
-def flat(value: object) -> list[torch.Tensor]:
-    return [value] if isinstance(value, torch.Tensor) else [leaf for part in value for leaf in flat(part)]  # type: ignore[attr-defined]
+def flat(value: Any) -> list[torch.Tensor]:
+    return [value] if isinstance(value, torch.Tensor) else [leaf for part in value for leaf in flat(part)]
 
 
 def check(fn: Callable[..., object], args: tuple[torch.Tensor, ...], graph: torch.fx.GraphModule) -> None:

@@ -8,7 +8,7 @@ from headrace.autotune.db.rows import Check, Observation, Policy, Stage, Verdict
 from headrace.autotune.db.store import Store
 from headrace.autotune.keys import environment, numerics
 from headrace.autotune.registry import Codegen
-from headrace.compiler.resolve import host_device
+from headrace.compiler.devices import host_device
 from headrace.ir.spec import parse_spec
 
 SPEC = "Gemm{x=bf16; weights=[w0:bf16[64,128]nk]; extras=[]; outputs=[bf16 = acc_w0]; batched=false}"

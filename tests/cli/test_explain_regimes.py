@@ -12,10 +12,10 @@ from headrace.autotune.keys import environment, numerics
 from headrace.autotune.registry import Codegen
 from headrace.compiler.cli import plot
 from headrace.compiler.cli.regimes import title
-from headrace.compiler.resolve import host_device
+from headrace.compiler.devices import host_device
 from headrace.ir.regime import Curve, Regime, RegimeTable, Voice
 from headrace.ir.schedule import LIBRARY, Schedule
-from headrace.ir.spec import parse_spec
+from headrace.ir.spec import Gemm, parse_spec
 
 TEXT = "Gemm{x=f32; weights=[w0:f32[96,64]nk]; extras=[]; outputs=[f32 = acc_w0]; batched=false}"
 GEMV = "gemv{block_k=64, block_m=4, block_n=32, reduce=row}"
@@ -126,7 +126,7 @@ def test_measuring_writes_rows_and_what_is_known_costs_nothing(headrace, home):
     first = headrace(*words).json["products"][0]
     assert first["table"]["voice"] == "measured"
     assert first["table"]["grid"] == [1, 2, 4]
-    assert first["races"] == 3
+    assert first["races"] in range(3, 10)  # one a size, and two finals where several came close
     (table,) = headrace("explain", TEXT, "--regimes", "--json").json["regimes"]
     assert table == first["table"] | {"silent": {}}
     assert headrace(*words).json["products"][0]["races"] == 0
@@ -155,4 +155,5 @@ def test_plots_of_extreme_tables_stay_inside_their_frame():
                 assert 0 <= float(element.get(name, 0)) <= 720
     assert plot.characters(RegimeTable(TEXT, "here", (Regime(None, LIBRARY),), Voice.MODEL)) == []
     spec = parse_spec(TEXT)
-    assert title(spec) == "[N, K] = [96, 64] x f32, w f32 nk"  # type: ignore[arg-type]
+    assert isinstance(spec, Gemm)
+    assert title(spec) == "[N, K] = [96, 64] x f32, w f32 nk"

@@ -81,6 +81,23 @@ def test_the_largest_integer_is_no_bound_at_all(
 
 @pytest.mark.parametrize(
     "mask",
+    ["le(j, add(i, n))", "lt(j, add(add(i, n), 7))", "gt(sub(j, n), i)", "le(j, mul(add(i, 1), 1500000000))"],
+)
+@pytest.mark.parametrize(("flow", "sizes"), FLOWS)
+def test_arithmetic_on_indices_is_as_wide_as_that_of_torch(
+    flow: str, sizes: tuple[int, ...], mask: str
+) -> None:
+    """torch.arange is int64: i + n of an int32 n near 2^31 does not wrap around."""
+    spec = parse_spec(text(mask=mask, extras="n:i32[b]" if "n)" in mask else "", safe="true"))
+    inputs = make(spec, sizes)
+    for value in ((1 << 31) - 1, -(1 << 31)) if len(inputs) > 3 else (0,):
+        for extra in inputs[3:]:
+            extra.fill_(value)
+        assert_close(spec, instantiate(str(spec), flow, sizes, block_j=16)(inputs), inputs)
+
+
+@pytest.mark.parametrize(
+    "mask",
     ["le(j, i)", "lt(j, add(i, 3))", "ge(i, j)", "and(le(j, i), gt(j, sub(i, 9)))", "gt(j, sub(i, 9))",
      "and(le(j, i), eq(mod(j, 2), 0))", "ne(j, i)", "le(j, sub(40, i))", "or(lt(j, 4), le(j, i))"],
 )  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 import torch
 from codegen_cases import CPU, assert_close, instantiate, make, run
 
-from headrace.codegen import dataflows, targets
+from headrace.codegen import dataflows, kernel, targets
 from headrace.ir.schedule import Schedule
 from headrace.ir.spec import parse_spec
 
@@ -181,6 +181,19 @@ def test_more_steps_than_int32_numbers_are_refused() -> None:
     reason = stream_k.legal(spec, (1 << 17,), smallest, CPU)
     assert reason is not None
     assert "more than stream_k can number" in reason
+
+
+def test_a_call_with_more_steps_than_int32_numbers_is_left_to_the_library() -> None:
+    """A kernel made for any sizes: 2^21 steps a row, so that 1024 rows have one too many."""
+    spec = parse_spec(product("f32", (2048, 1024)))
+    single = Schedule.of("stream_k", block_m=1, block_n=1, block_k=1, workers=2)
+    built = kernel.instantiate(spec, single, CPU)
+    x, w = torch.randn(1024, 1024), torch.randn(2048, 1024)
+    for rows in (1, 1024):  # the second call finds the launcher that the first one has bound
+        assert_close(spec, built([x[:rows], w]), [x[:rows], w])
+        result = torch.full((rows, 2048), torch.nan)
+        built.into([x[:rows], w], [result])
+        assert_close(spec, result, [x[:rows], w])
 
 
 def test_work_counts_workers_and_the_tiles_that_they_share() -> None:

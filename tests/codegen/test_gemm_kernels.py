@@ -49,6 +49,19 @@ def test_three_outputs_of_unequal_n_with_bias_and_residual(flow: str, m: int) ->
 
 
 @pytest.mark.parametrize(("flow", "m"), FLOWS)
+@pytest.mark.parametrize(
+    ("x", "one", "other"), [("bf16", "bf16", "f32"), ("f16", "bf16", "f16"), ("f32", "f16", "f32")]
+)
+def test_weights_of_unlike_types_beside_each_other(flow: str, m: int, x: str, one: str, other: str) -> None:
+    run(
+        f"Gemm{{x={x}; weights=[w0:{one}[40,32]nk, w1:{other}[24,32]nk]; extras=[]; "
+        f"outputs=[{x} = acc_w0, f32 = acc_w1]; batched=false}}",
+        flow,
+        (m,),
+    )
+
+
+@pytest.mark.parametrize(("flow", "m"), FLOWS)
 def test_weights_of_unlike_layout_get_loops_of_their_own(flow: str, m: int) -> None:
     run(
         "Gemm{x=f16; weights=[w0:f16[40,32]nk, w1:f16[24,32]kn]; extras=[]; outputs=[f16 = acc_w0, f16 = acc_w1]; batched=false}",

@@ -9,6 +9,7 @@ import pytest
 
 from headrace.codegen import dataflows, target_table, targets
 from headrace.codegen.build import build
+from headrace.codegen.render import TEMPLATES
 from headrace.codegen.resources import Resources, read_amdgcn
 from headrace.errors import BuildError
 from headrace.ir.schedule import Schedule
@@ -58,13 +59,43 @@ def hold(target: str, case: targets.Example, dtype: str = "bf16") -> None:
         assert found <= MATRIX[target]
         if target == "cuda:90" and case.dataflow in ("prefill", "tiled", "flat", "stream_k"):
             assert "HGMMA" in found
-    elif case.dataflow not in PRODUCTS:
-        assert not found
+    elif case.dataflow not in PRODUCTS or target.startswith("cuda"):
+        assert not found  # in float32 they would be TF32's
 
 
 @pytest.mark.parametrize(("target", "flow", "title"), SAMPLE)
 def test_default_schedule_builds_without_spills(target: str, flow: str, title: str) -> None:
     hold(target, example(flow, title))
+
+
+@pytest.mark.parametrize("flow", ["prefill", "stream_decode"])
+def test_float32_attention_keeps_to_the_registers_of_rdna(flow: str) -> None:
+    hold("hip:gfx1201", next(e for e in targets.examples("f32") if e.dataflow == flow), "f32")
+
+
+HEADS = (
+    "Attention{{q={0}; k={0}; v={0}; out={0}; heads=[16, 4, 4]; dims=[{1}, {1}]; score=mul(s, 0.0625); "
+    "mask=le(j, add(i, p)); normalizer=exp/sum/online; safe=false; extras=[p:i64[]]}}"
+)
+SIZES = {"prefill": (1, 2048, 2048), "decode": (1, 1, 8192), "stream_decode": (8, 1, 8192)}
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("dtype", ["bf16", "f16", "f32"])
+@pytest.mark.parametrize("flow", SIZES)
+@pytest.mark.parametrize("width", [64, 256])
+@pytest.mark.parametrize("target", targets.GPU_TARGETS)
+def test_heads_of_other_widths_build_without_spills(target: str, width: int, flow: str, dtype: str) -> None:
+    case = targets.Example("", flow, HEADS.format(dtype, width), SIZES[flow])
+    if (target, width, dtype) == ("hip:gfx1201", 256, "f32"):
+        with pytest.raises(BuildError, match="do not fit RDNA's registers"):
+            target_table.table([target], [case])
+    else:
+        hold(target, case, dtype)
+
+
+def test_a_narrow_head_in_float32_does_not_spill() -> None:
+    hold("cuda:100", targets.Example("", "prefill", HEADS.format("f32", 64), SIZES["prefill"]), "f32")
 
 
 @pytest.mark.soak
@@ -116,6 +147,16 @@ def test_a_loop_of_known_length_is_not_unrolled_whole() -> None:
     default = dict(case.schedule(targets.device_of("cuda:80")).knobs)
     made = build(parse_spec(case.spec), Schedule("flat", tuple(default.items())), "cuda:80", case.sizes)
     assert dict(made.kernels[0].resources.matrix)["HMMA"] <= 16
+
+
+def test_no_template_leaves_the_precision_of_a_product_to_triton() -> None:
+    """Its default on NVIDIA is TF32: three digits."""
+    texts = {path.name: path.read_text() for path in TEMPLATES.glob("*.j2")}
+    asked = {
+        name: (text.count("tl.dot("), text.count('input_precision="ieee"')) for name, text in texts.items()
+    }
+    assert sum(dots for dots, _ in asked.values()) >= 4
+    assert all(dots == whole for dots, whole in asked.values())
 
 
 def test_a_spill_is_seen() -> None:

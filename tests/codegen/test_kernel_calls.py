@@ -156,6 +156,19 @@ def test_library_agrees(text: str, flow: str, sizes: tuple[int, ...]) -> None:
     assert built.source == ""
 
 
+@pytest.mark.parametrize("bias", ["f32", "bf16", "f64"])
+@pytest.mark.parametrize("queries", [1, 5])
+def test_the_library_adds_a_bias_that_the_queries_type_cannot_hold(bias: str, queries: int) -> None:
+    spec = parse_spec(
+        ATTENTION.replace("=f32", "=f16")
+        .replace("bias:f32", f"bias:{bias}")
+        .replace("safe=false", "safe=true")
+    )
+    inputs = make(spec, (2, queries, 30))
+    inputs[3] = 1e5 + 8 * inputs[3]  # float16 ends at 65504
+    assert_close(spec, kernel.instantiate(spec, LIBRARY, CPU)(inputs), inputs)
+
+
 def test_an_illegal_schedule_is_refused_with_its_reason() -> None:
     spec = parse_spec(GEMM)
     with pytest.raises(ScheduleError, match="block_n=3 is none of"):

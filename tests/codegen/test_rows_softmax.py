@@ -163,6 +163,21 @@ def test_nan_stays_nan_beside_an_infinity(how: str, flow: str) -> None:
     assert out.isnan().all()
 
 
+@pytest.mark.parametrize("flow", FLOWS)
+@pytest.mark.parametrize("how", STABILIZERS)
+def test_a_single_column_has_weight_one(how: str, flow: str) -> None:
+    """Exactly, at a length that is part of the code and at one that is not; no such row counts as a fallback."""
+    spec = parse_spec(SOFTMAX.format("f32"))
+    x = torch.randn(40, 1, generator=torch.Generator().manual_seed(4)) * 15
+    for first in (1, 300):
+        built = instantiate(str(spec), flow, (1, first), stabilizer=how, block_n=64)
+        weights, log_sum, log_weights = built([x])
+        assert (weights == 1).all()
+        assert (log_weights == 0).all()
+        assert torch.equal(log_sum, x[:, 0])
+        assert built.fallback_rows == 0
+
+
 @pytest.mark.parametrize("how", STABILIZERS)
 def test_a_hundred_thousand_rows_around_the_limits_of_the_exponent(how: str) -> None:
     generator = torch.Generator().manual_seed(1)

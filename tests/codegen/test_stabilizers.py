@@ -73,7 +73,6 @@ def operands(
 both = pytest.mark.parametrize("name", FLOWS)
 some = pytest.mark.parametrize("name", ["prefill", "decode 1", "split 4"])
 every = pytest.mark.parametrize("how", HOWS)
-biased = pytest.mark.parametrize("how", [how for how in HOWS if how != "pair"])
 
 
 @both
@@ -119,7 +118,7 @@ def test_rows_without_a_visible_key_do_not_fall_back(how: str, name: str) -> Non
 
 
 @some
-@biased
+@every
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
 def test_scores_that_are_no_numbers(value: float, how: str, name: str) -> None:
     queries = FLOWS[name][1]
@@ -132,7 +131,7 @@ def test_scores_that_are_no_numbers(value: float, how: str, name: str) -> None:
 
 
 @some
-@biased
+@every
 @pytest.mark.parametrize("lowest", [torch.finfo(torch.float32).min, -1e20, -1e9])
 def test_rows_hidden_by_a_lowest_number_are_uniform(lowest: float, how: str, name: str) -> None:
     inputs = make(parse_spec(CAPPED), (2, FLOWS[name][1], KEYS))
@@ -141,19 +140,8 @@ def test_rows_hidden_by_a_lowest_number_are_uniform(lowest: float, how: str, nam
     hold(CAPPED, how, name, inputs)
 
 
-def test_a_power_of_two_is_refused_where_a_mask_may_be_added() -> None:
-    masked = text(mask="true", extras="", score="where(le(j, i), s, -3.4028234663852886e+38)")
-    for spec, why in ((CAPPED, "overflows"), (masked, "overflows"), (PLAIN, None)):
-        flow, parsed = dataflows.get("prefill"), parse_spec(spec)
-        knob = next(k for k in flow.knobs(parsed, (1, 4, KEYS), CPU) if k.name == "stabilizer")
-        assert ("pair" in knob.values) == (why is None)
-        schedule = schedule_for(parsed, "prefill", (1, 4, KEYS), stabilizer="pair")
-        reason = flow.legal(parsed, (1, 4, KEYS), schedule, CPU)
-        assert reason is None if why is None else why in str(reason)
-
-
 @some
-@biased
+@every
 def test_biases_that_hide_whole_rows(how: str, name: str) -> None:
     inputs = make(parse_spec(CAPPED), (2, FLOWS[name][1], KEYS))
     inputs[3][1] = -math.inf

@@ -9,29 +9,15 @@ from typing import Any
 
 import pytest
 import torch
+from recording import HOST, ClaimProducts, Recording
 
-from headrace.compiler import backend, notices, resolve, runtime
+from headrace.compiler import backend, notices, resolve
+from headrace.compiler.decisions import Choice, Resolver
 from headrace.compiler.options import Options
+from headrace.compiler.scopes import RUNTIME
 from headrace.ir.evidence import Rung
-from headrace.ir.expr import Ref
-from headrace.ir.graph import Graph
-from headrace.ir.ops import Contract, Kernel
 from headrace.ir.schedule import LIBRARY
-from headrace.ir.spec import Gemm, Output, Spec, Weight
-
-
-class ClaimProducts:
-    """Every matrix product `mk,kn->mn` that is an FX value becomes a Gemm."""
-
-    def run(self, graph: Graph) -> None:
-        for node in list(graph):
-            if isinstance(node.op, Contract) and node.fx is not None and node.type.rank == 2:
-                x, w = graph.operands(node)
-                n, k = int(node.type.shape[1]), int(x.type.shape[1])
-                weight = Weight("w0", w.type.dtype, n, k, "kn")
-                spec = Gemm(x.type.dtype, (weight,), (Output(node.type.dtype, Ref("acc_w0")),))
-                graph.replace(node.name, graph.add(Kernel(spec), (x.name, w.name), node.type).name)
-        graph.sweep()
+from headrace.ir.spec import Spec
 
 
 def product(spec: Spec, schedule: object, device: object) -> Callable[[Sequence[torch.Tensor]], torch.Tensor]:
@@ -39,19 +25,29 @@ def product(spec: Spec, schedule: object, device: object) -> Callable[[Sequence[
 
 
 @pytest.fixture
-def stub_runtime(monkeypatch: pytest.MonkeyPatch) -> Iterator[runtime.Resolver]:
+def stub_runtime() -> Iterator[Resolver]:
     """A resolver that always runs `product`; the real one comes back afterwards."""
-    resolver = runtime.Resolver(
-        lambda spec, sizes, device: runtime.Choice(LIBRARY, Rung.DEFAULT, "stub"),
+    resolver = Resolver(
+        lambda spec, sizes, device: Choice(LIBRARY, Rung.DEFAULT, "stub"),
         product,
-        lambda tensor: None,
+        lambda tensor: HOST,
     )
-    before = runtime.RUNTIME._resolver
-    monkeypatch.setattr(resolve, "use", lambda options: None)
-    runtime.RUNTIME.use(resolver)
+    RUNTIME.resolve_by(lambda options: resolver)
     yield resolver
-    runtime.RUNTIME._resolver = before
-    runtime.RUNTIME.forget()
+    RUNTIME.resolve_by(resolve.make_resolver)
+
+
+@pytest.fixture
+def use() -> Iterator[Callable[..., Recording]]:
+    """Makes the kernels of a `Recording` the ones that run."""
+
+    def make(strict: bool = False, table: Any = None, others: Any = (), **kernels: Any) -> Recording:
+        recording = Recording(kernels, strict, table, others)
+        RUNTIME.resolve_by(lambda options: recording.resolver)
+        return recording
+
+    yield make
+    RUNTIME.resolve_by(resolve.make_resolver)
 
 
 @pytest.fixture(autouse=True)
@@ -67,7 +63,7 @@ def fresh(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def stub_backend(stub_runtime: runtime.Resolver) -> Callable[..., Any]:
+def stub_backend(stub_runtime: Resolver) -> Callable[..., Any]:
     """A backend with `ClaimProducts` for its passes, strict."""
 
     def compiler(gm: torch.fx.GraphModule, inputs: list[Any]) -> Any:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import ClaimProducts
+from recording import ClaimProducts
 from torch._inductor.custom_graph_pass import CustomGraphPass
 
-from headrace.compiler import backend, resolve, runtime
+from headrace.compiler import backend, resolve, scopes
 from headrace.compiler.notices import HeadraceWarning
 from headrace.compiler.options import Options
 from headrace.compiler.rewrite import has_backward
@@ -44,7 +44,7 @@ def test_inference_is_claimed(stub_backend: Callable[..., Any]) -> None:
     with torch.no_grad():
         torch.testing.assert_close(torch.compile(model, backend=stub_backend)(x), model(x))
     assert claimed() == 1
-    (decision,) = runtime.RUNTIME.decisions()
+    (decision,) = scopes.RUNTIME.decisions()
     assert decision.sizes == (3,)
 
 
@@ -97,7 +97,7 @@ def test_one_compilation_serves_every_size(how: str, stub_backend: Callable[...,
         with torch.no_grad():
             torch.testing.assert_close(compiled(one), model(one))
     assert len(backend.records().recent()) == 1
-    assert len(runtime.RUNTIME.decisions()) >= 3
+    assert len(scopes.RUNTIME.decisions()) >= 3
 
 
 def test_a_broken_pass_costs_one_warning_and_nothing_else(stub_runtime: object) -> None:

@@ -324,8 +324,23 @@ class NanResult(Stack):
         return super().forward(x) - torch.inf + torch.inf
 
 
+class Flat(Stack):
+    """Returns a constant for a batch without keys."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.shape[1] else x.new_zeros(1)
+
+
 BAD: dict[str, tuple[nn.Module, Callable[[], list[tuple[Tensor]]], dict[str, Any], str]] = {
     "no data": (Stack(1.0), list, {}, "no data"),
+    "a batch without arguments": (Stack(1.0), lambda: [()], {}, "batch 1 is empty"),
+    "a batch that the model cannot take": (
+        Stack(1.0), lambda: [*batches(8), (batches(8)[0][0][:, :0],)], {},
+        r"batch 2 is empty, .*shape \(2, 0, 32\)",
+    ),
+    "a batch of no keys": (
+        Flat(1.0), lambda: [*batches(8), (batches(8)[0][0][:, :0],)], {}, "batch 2: no query .* sees a key"
+    ),
     "NaN data": (Stack(1.0), lambda: nan_scores(batches(8, 8)), {}, "batch 2: layers.0, head 0: a score is"),
     "infinite scores": (Infinite(1.0), lambda: [(batches(8)[0][0][:, None],)], {}, "a score is infinite"),
     "a NaN result": (NanResult(1.0), lambda: batches(8), {}, "batch 1: the model's result holds NaN"),

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import sympy
 import torch
 from torch import fx
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from headrace.compiler import runtime
+from headrace.compiler import resolve
 from headrace.compiler.capture import Captured, capture
+from headrace.compiler.decisions import Choice, Resolver
 from headrace.compiler.emit import emit
 from headrace.compiler.operators import is_operator
+from headrace.compiler.scopes import RUNTIME
 from headrace.errors import EmitError
 from headrace.ir.dtype import DType
-from headrace.ir.expr import Ref, call
-from headrace.ir.ops import Item, Kernel
+from headrace.ir.expr import Expr, Ref, call
+from headrace.ir.ops import Item, Kernel, Size
 from headrace.ir.spec import Attention, Extra, Gemm, Output, Reduction, Rows, Weight
 from headrace.ir.types import TensorType
 
@@ -31,8 +34,8 @@ def traced(
     return module, capture(module)
 
 
-def gemm(n: int, k: int, expr: object = None, extras: tuple[Extra, ...] = ()) -> Gemm:
-    output = Output(F32, expr if expr is not None else Ref("acc_w0"))  # type: ignore[arg-type]
+def gemm(n: int, k: int, expr: Expr | None = None, extras: tuple[Extra, ...] = ()) -> Gemm:
+    output = Output(F32, expr if expr is not None else Ref("acc_w0"))
     return Gemm(F32, (Weight("w0", F32, n, k, "kn"),), (output,), extras)
 
 
@@ -60,8 +63,9 @@ def run(module: fx.GraphModule, *inputs: torch.Tensor) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def library(monkeypatch: pytest.MonkeyPatch) -> None:
+def library() -> Iterator[None]:
     """Specs run by the float64 evaluator."""
+    from headrace.ir.device import Backend, Device
     from headrace.ir.evaluate import evaluate_spec
     from headrace.ir.evidence import Rung
     from headrace.ir.schedule import LIBRARY
@@ -76,13 +80,11 @@ def library(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return kernel
 
-    choice = runtime.Choice(LIBRARY, Rung.DEFAULT, "evaluator")
-    monkeypatch.setattr(
-        runtime.RUNTIME,
-        "_resolver",
-        runtime.Resolver(lambda *_: choice, build, lambda tensor: None),  # type: ignore
-    )
-    runtime.RUNTIME.forget()
+    host = Device("a CPU", Backend.CPU, "x86_64", 1)
+    resolver = Resolver(lambda *_: Choice(LIBRARY, Rung.DEFAULT, "evaluator"), build, lambda tensor: host)
+    RUNTIME.resolve_by(lambda options: resolver)
+    yield
+    RUNTIME.resolve_by(resolve.make_resolver)
 
 
 def test_a_whole_graph_becomes_one_operator() -> None:
@@ -94,6 +96,22 @@ def test_a_whole_graph_becomes_one_operator() -> None:
     assert len(names(module)) == 1
     assert [text for _, text in emission.kernels] == [str(spec)]
     torch.testing.assert_close(run(module, x, w, b), torch.relu(torch.addmm(b, x, w)))
+
+
+def test_a_size_becomes_a_number_on_the_device_of_the_kernel_that_reads_it() -> None:
+    """The first tensor of the graph is a scalar on the CPU, the product is elsewhere."""
+    x, w = torch.empty(3, 4, device="meta"), torch.empty(4, 5, device="meta")
+    module, captured = traced(lambda s, x, w: (s * 2, x @ w + 3), torch.ones(()), x, w)
+    graph = captured.graph
+    size = graph.add(Size(sympy.Integer(3)), (), TensorType(DType.I64, ()))
+    spec = gemm(5, 4, call("add", Ref("acc_w0"), Ref("m")), (Extra("m", DType.I64, ""),))
+    old = graph[captured.by_fx[named(module, "add")]]
+    operands = (captured.by_fx["x_1"], captured.by_fx["w_1"], size.name)
+    graph.replace(old.name, graph.add(Kernel(spec), operands, old.type).name)
+    graph.sweep()
+    assert len(emit(graph, module.graph).kernels) == 1
+    (made,) = (node for node in module.graph.nodes if is_operator(node.target))
+    assert [operand.meta["val"].device.type for operand in made.args[:-1]] == ["meta"] * 3
 
 
 def test_nothing_claimed_changes_nothing() -> None:

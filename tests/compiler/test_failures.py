@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ MODEL = """
 import sys, warnings
 import torch
 from torch import nn
-from headrace.compiler import backend as b, runtime
+from headrace.compiler import backend as b, scopes
 from headrace.compiler.notices import HeadraceWarning
 torch.manual_seed(0)
 model = nn.Sequential(nn.Linear(32, 48), nn.SiLU(), nn.Linear(48, 32), nn.LayerNorm(32)).eval()
@@ -30,7 +31,7 @@ print("WARNINGS", len(told))
 for message in told:
     print("TOLD", message)
 print("CLAIMED", sum(len(r.claims) for r in b.records().recent()))
-print("RAN", len(runtime.RUNTIME.decisions()))
+print("RAN", len(scopes.RUNTIME.decisions()))
 """
 
 
@@ -106,8 +107,10 @@ def a_file_in_the_way(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [corrupt, no_database, a_folder, a_file_in_the_way])
-def test_a_default_database_that_cannot_be_used_costs_one_warning(spoil: object, tmp_path: Path) -> None:
-    spoil(tmp_path / "data" / "headrace")  # type: ignore[operator]
+def test_a_default_database_that_cannot_be_used_costs_one_warning(
+    spoil: Callable[[Path], None], tmp_path: Path
+) -> None:
+    spoil(tmp_path / "data" / "headrace")
     found = run(tmp_path)
     assert found["WARNINGS"] == ["1"], found["TOLD"]
     assert "database" in found["TOLD"][0]

@@ -14,9 +14,9 @@ from headrace.autotune.db.rows import Check, Observation, Policy, Verdict, race_
 from headrace.autotune.db.store import Store
 from headrace.autotune.keys import environment, numerics
 from headrace.autotune.registry import Codegen
-from headrace.compiler import backend, resolve
-from headrace.compiler.options import Options
-from headrace.compiler.runtime import RUNTIME
+from headrace.compiler import backend
+from headrace.compiler.devices import host_device
+from headrace.compiler.scopes import RUNTIME
 from headrace.ir.schedule import LIBRARY
 from headrace.ir.spec import Gemm, parse_spec
 
@@ -54,7 +54,7 @@ class Block(nn.Module):
 
 def write_regimes(path: Path, texts: set[str]) -> None:
     """Rows as measuring writes them: a GEMV wins up to M = 4, the flat product up to 24, then the library."""
-    device, registry = resolve.host_device(), Codegen()
+    device, registry = host_device(), Codegen()
     with Store.open(path) as store:
         for text in texts:
             spec = parse_spec(text)
@@ -97,35 +97,33 @@ def test_one_graph_serves_every_size_and_regimes_switch_at_run_time(
         for mine, theirs in zip(got, want, strict=True):
             torch.testing.assert_close(mine, theirs, atol=2e-4, rtol=2e-4)
 
-    try:
-        counters.clear()
-        for rows in (8, 1, 64):
-            step(rows, 100)
-        assert counters["stats"]["unique_graphs"] == 2
-        assert [len(record.unclaimed) for record in backend.records().recent()] == [0, 0]
-        products = {d.spec for d in RUNTIME.decisions() if isinstance(parse_spec(d.spec), Gemm)}
-        assert {d.regime.rpartition(" ")[2] for d in RUNTIME.decisions() if d.spec in products} == {"(model)"}
+    RUNTIME.forget()
+    counters.clear()
+    for rows in (8, 1, 64):
+        step(rows, 100)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert [len(record.unclaimed) for record in backend.records().recent()] == [0, 0]
+    products = {d.spec for d in RUNTIME.decisions() if isinstance(parse_spec(d.spec), Gemm)}
+    assert {d.regime.rpartition(" ")[2] for d in RUNTIME.decisions() if d.spec in products} == {"(model)"}
 
-        write_regimes(database, products)
-        RUNTIME.use(resolve.make_resolver(Options(strict=True, database=str(database))))
-        with caplog.at_level("INFO", logger="headrace.compiler.runtime"):
-            for rows, length in zip(ROWS, KEYS, strict=False):
-                step(rows, length)
-            for length in KEYS[len(ROWS) :]:
-                step(256, length)
-            step(1, LENGTH)
-        assert counters["stats"]["unique_graphs"] == 2
-        decided = [d for d in RUNTIME.decisions() if d.spec in products]
-        for text in products:
-            # Where M falls into a regime and a bucket that were seen before, there is no new decision.
-            mine = {d.sizes[0]: d for d in decided if d.spec == text}
-            assert {m: d.schedule.partition("{")[0] for m, d in mine.items()} == {
-                1: "gemv", 2: "gemv", 3: "gemv", 8: "flat", 16: "flat",
-                33: "library", 100: "library", 256: "library",
-            }  # fmt: skip
-            assert mine[8].regime == "regime 5..25 of 3 (measured)"
-            assert mine[256].regime == "regime 26..256 of 3 (measured)"
-        tables = [record for record in caplog.records if "M1 = 5" in record.getMessage()]
-        assert len(tables) == len(products)  # one table a Spec, asked for once and logged
-    finally:
-        RUNTIME.use(resolve.default_resolver())
+    write_regimes(database, products)
+    RUNTIME.forget()
+    with caplog.at_level("INFO", logger="headrace.compiler.decisions"):
+        for rows, length in zip(ROWS, KEYS, strict=False):
+            step(rows, length)
+        for length in KEYS[len(ROWS) :]:
+            step(256, length)
+        step(1, LENGTH)
+    assert counters["stats"]["unique_graphs"] == 2
+    decided = [d for d in RUNTIME.decisions() if d.spec in products]
+    for text in products:
+        # Where M falls into a regime and a bucket that were seen before, there is no new decision.
+        mine = {d.sizes[0]: d for d in decided if d.spec == text}
+        assert {m: d.schedule.partition("{")[0] for m, d in mine.items()} == {
+            1: "gemv", 2: "gemv", 3: "gemv", 8: "flat", 16: "flat",
+            33: "library", 100: "library", 256: "library",
+        }  # fmt: skip
+        assert mine[8].regime == "regime 5..25 of 3 (measured)"
+        assert mine[256].regime == "regime 26..256 of 3 (measured)"
+    tables = [record for record in caplog.records if "M1 = 5" in record.getMessage()]
+    assert len(tables) == len(products)  # one table a Spec, asked for once and logged

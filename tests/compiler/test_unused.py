@@ -112,7 +112,8 @@ def run(program: str, folder: Path, absent: bool = False, **environment: str) ->
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     assert "headrace" not in done.stderr.lower(), done.stderr
-    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,8 +37,8 @@ def test_a_name_that_has_moved_is_named() -> None:
 
 def test_wrapped_causes_are_all_found() -> None:
     inner = torch._inductor.exc.InvalidCxxCompiler("g++")
-    outer = RuntimeError("outer")
-    outer.inner_exception = inner  # type: ignore[attr-defined]
+    outer: Any = RuntimeError("outer")
+    outer.inner_exception = inner
     last = ValueError("later")
     last.__cause__ = outer
     assert upstream.lacks_cpp_compiler(last)

@@ -55,11 +55,12 @@ def run(
         started = _read(results, outcome)
         if code == 0:
             return outcome
-        # Generated kernels are started under names of their own.
+        # Generated kernels are started under names of their own, which begin with the generator's.
         reached = [k for k, name in enumerate(left) if name in started]
         at = reached[-1] if reached else 0
         if started and started[-1] not in left:
-            at = next(k for k, name in enumerate(left) if name.startswith("generated:"))
+            generator = started[-1].split("/")[0]
+            at = next(k for k, name in enumerate(left) if name.startswith(f"{generator}:"))
         how = "did not end" if code is None else f"ended its process with {code}"
         outcome.wrong.append(f"{started[-1] if started else left[0]} {how}: {said}")
         left = left[at + 1 :]

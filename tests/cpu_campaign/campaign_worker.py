@@ -1,7 +1,8 @@
 """Run units of the campaign in this process: ``python campaign_worker.py RESULTS PLAN``.
 
 ``PLAN`` is a JSON list of unit names; a name ``generated:N:SEED`` stands for N kernels that hypothesis
-writes, ``op:K`` for sample K of the operation table. Every unit is announced in ``RESULTS`` (a JSON object
+writes, ``flow:N:SEED`` and ``folds:N:SEED`` for N that are drawn from SEED on, ``op:K`` for sample K of the
+operation table. Every unit is announced in ``RESULTS`` (a JSON object
 per line) before it runs, so that a crash names it. A process of its own, since a miscompiled kernel may
 take the process with it.
 """
@@ -24,11 +25,14 @@ def main(results: pathlib.Path, names: list[str]) -> None:
     faulthandler.enable()
     warnings.simplefilter("ignore")  # Triton's deprecations: what is deprecated is tested too
     import campaign_families
+    import campaign_flow
+    import campaign_folds
     import campaign_generated
     import campaign_ops
     from campaign_core import Unit, Verdict, judge
 
     units = campaign_families.by_name()
+    drawn = {"flow": campaign_flow.unit, "folds": campaign_folds.unit}
     with results.open("a") as out, tempfile.TemporaryDirectory() as folder:
 
         def say(**what: object) -> None:
@@ -50,6 +54,11 @@ def main(results: pathlib.Path, names: list[str]) -> None:
                 elif name.startswith("generated:"):
                     _, count, seed = name.split(":")
                     campaign_generated.explore(run, int(count), int(seed))
+                elif ":" in name:
+                    which, count, seed = name.split(":")
+                    for number in range(int(seed), int(seed) + int(count)):
+                        for _ in run(drawn[which](number)):
+                            pass
                 else:
                     for _ in run(units[name]):
                         pass

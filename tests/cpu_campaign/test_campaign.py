@@ -24,8 +24,8 @@ pytestmark = pytest.mark.skipif(
 
 SEED = 2026
 PER_FAMILY = 24  # cases of each family in the sample
-GENERATED = 12  # kernels that hypothesis writes for the sample
-GENERATED_AT_LENGTH = 320
+# Kernels of each generator, in the sample and at length.
+GENERATED = {"generated": (12, 320), "flow": (4, 400), "folds": (8, 600)}
 
 
 def sampled(name: str) -> list[str]:
@@ -35,12 +35,13 @@ def sampled(name: str) -> list[str]:
 @pytest.fixture(scope="session")
 def outcome(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     names = [unit for name in FAMILIES for unit in sampled(name)]
-    return campaign_runner.run([*names, f"generated:{GENERATED}:{SEED}"], tmp_path_factory.mktemp("campaign"))
+    names += [f"{generator}:{count}:{SEED}" for generator, (count, _) in GENERATED.items()]
+    return campaign_runner.run(names, tmp_path_factory.mktemp("campaign"))
 
 
-@pytest.mark.parametrize("name", [*FAMILIES, "generated"])
+@pytest.mark.parametrize("name", [*FAMILIES, *GENERATED])
 def test_lowerings_and_oracle_agree_on_a_sample(name: str, outcome: Outcome) -> None:
-    prefixes = ("generated",) if name == "generated" else tuple(sampled(name))
+    prefixes = (f"{name}/",) if name in GENERATED else tuple(sampled(name))
     assert not [w for w in outcome.wrong if w.startswith(prefixes)]
     judged = [s for case, s in outcome.statuses.items() if case.startswith(prefixes)]
     assert len(judged) >= min(
@@ -93,7 +94,9 @@ def test_lowerings_and_oracle_agree(name: str, tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.soak
-def test_lowerings_and_oracle_agree_on_generated_kernels(tmp_path: pathlib.Path) -> None:
-    outcome = campaign_runner.run([f"generated:{GENERATED_AT_LENGTH}:7"], tmp_path)
+@pytest.mark.parametrize("generator", list(GENERATED))
+def test_lowerings_and_oracle_agree_on_generated_kernels(generator: str, tmp_path: pathlib.Path) -> None:
+    count = GENERATED[generator][1]
+    outcome = campaign_runner.run([f"{generator}:{count}:7"], tmp_path)
     assert outcome.wrong == []
-    assert len(outcome.statuses) >= 2 * GENERATED_AT_LENGTH
+    assert len(outcome.statuses) >= 2 * count

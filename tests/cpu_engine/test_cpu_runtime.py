@@ -129,6 +129,27 @@ def test_a_failed_device_assert_raises_once_and_names_the_line() -> None:
     kernel(4, 1, 1, x, 4)
 
 
+def test_a_failed_device_assert_is_raised_by_its_own_launch(threads) -> None:
+    threads(2)
+    kernel = compile_direct(checked, {"x": "*i32", "n": "i32"}, {}, options={"debug": True})
+    x = torch.tensor([3], dtype=torch.int32)
+    failures = dict.fromkeys((2, 3, 4, 5), 0)  # 3 is too large for the first two
+
+    def work(bound: int) -> None:
+        for _ in range(200):
+            try:
+                kernel(400, 1, 1, x, bound)
+            except RuntimeError:
+                failures[bound] += 1
+
+    team = [threading.Thread(target=work, args=(bound,)) for bound in failures]
+    for t in team:
+        t.start()
+    for t in team:
+        t.join()
+    assert failures == {2: 200, 3: 200, 4: 0, 5: 0}
+
+
 def test_python_threads_launch_at_the_same_time() -> None:
     kernel = compile_direct(
         k.masked_add, {"x": "*fp32", "y": "*fp32", "o": "*fp32", "n": "i32"}, {"BLOCK": 128}

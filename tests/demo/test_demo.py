@@ -118,7 +118,7 @@ def test_a_reader_gives_its_memory_back():
 
 
 def test_origins_tell_the_database_from_the_rest():
-    from headrace.compiler.runtime import Decision
+    from headrace.compiler.decisions import Decision
 
     def decision(rung: str) -> Decision:
         return Decision("Gemm{}", (1,), (1,), "gemv{}", rung, None, "")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -72,10 +74,10 @@ def test_gemm_without_exact_rounds_as_eager_does() -> None:
     assert torch.equal(second, F.linear(x, w1))
 
 
-def attention(**fields: object) -> Attention:
-    given: dict[str, object] = {"q": BF16, "k": BF16, "v": BF16, "out": BF16}
+def attention(**fields: Any) -> Attention:
+    given: dict[str, Any] = {"q": BF16, "k": BF16, "v": BF16, "out": BF16}
     given |= {"heads": 4, "k_heads": 2, "v_heads": 2, "d_k": 8, "d_v": 8, "score": parse("mul(s, 0.25)")}
-    return Attention(**{**given, **fields})  # type: ignore[arg-type]
+    return Attention(**{**given, **fields})
 
 
 Q, K, V = data(2, 4, 3, 8), data(2, 2, 5, 8), data(2, 2, 5, 8, seed=1)

@@ -65,7 +65,7 @@ def gemms(draw: st.DrawFn) -> Gemm:
 @st.composite
 def normalizers(draw: st.DrawFn) -> Normalizer:
     weighting, denominator = draw(st.sampled_from(Weighting)), draw(st.sampled_from(Denominator))
-    if weighting is Weighting.EXP and draw(st.booleans()):
+    if weighting is Weighting.EXP and denominator is Denominator.SUM and draw(st.booleans()):
         phi, proven = draw(st.integers(-(1 << 20), 1 << 20)), draw(st.booleans())
         return Normalizer(weighting, denominator, Stabilizer.UNIFIED, phi, proven)
     return Normalizer(weighting, denominator, draw(st.sampled_from([Stabilizer.ONLINE, Stabilizer.NONE])))
@@ -74,7 +74,8 @@ def normalizers(draw: st.DrawFn) -> Normalizer:
 @pytest.mark.parametrize(
     "text",
     ["exp/sum/lazy", "exp/sum/pair", "exp/sum/unified", "exp/sum/unified(1e3)", "exp/sum/unified(1048577)",
-     "sigmoid/none/unified(0)", "exp/sum/online(3)", "exp/sum"],
+     "sigmoid/none/unified(0)", "exp/none/unified(0)", "exp/none/unified(0, proven)", "exp/sum/online(3)",
+     "exp/sum"],
 )  # fmt: skip
 def test_a_normalizer_that_no_kernel_could_obey_is_refused(text: str) -> None:
     with pytest.raises(SpecSyntaxError):

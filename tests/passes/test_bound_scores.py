@@ -12,7 +12,7 @@ from torch import Tensor
 
 from headrace.ir.expr import parse
 from headrace.ir.graph import Graph
-from headrace.ir.spec import Stabilizer
+from headrace.ir.spec import Attention, Normalizer, Stabilizer
 from headrace.passes.claim import Policy
 from headrace.passes.intervals import ANYTHING, Interval, bounds
 from tests.passes.harness import data, only, recognise
@@ -83,11 +83,17 @@ PROVEN: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...], str]] = {
 }  # fmt: skip
 
 
+def normalizer_of(graph: Graph) -> Normalizer:
+    spec = only(graph, "Attention")
+    assert isinstance(spec, Attention)
+    return spec.normalizer
+
+
 @pytest.mark.parametrize("name", PROVEN)
 def test_a_bound_that_follows_from_the_graph_is_proven(name: str) -> None:
     function, extra, why = PROVEN[name]
     graph = recognise(function, Q, K, V, *extra, claim=ATTENTION, decomposed=True)
-    normalizer = only(graph, "Attention").normalizer  # type: ignore[union-attr]
+    normalizer = normalizer_of(graph)
     assert (normalizer.stabilizer, normalizer.phi, normalizer.proven) == (Stabilizer.UNIFIED, 0, True)
     (remark,) = graph.remarks.values()
     assert why in remark
@@ -175,13 +181,13 @@ UNPROVEN: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
 def test_what_may_be_unbounded_is_not_proven(name: str) -> None:
     function, extra = UNPROVEN[name]
     graph: Graph = recognise(function, Q, K, V, *extra, claim=ATTENTION, decomposed=True)
-    assert only(graph, "Attention").normalizer.stabilizer is Stabilizer.ONLINE  # type: ignore[union-attr]
+    assert normalizer_of(graph).stabilizer is Stabilizer.ONLINE
     assert graph.remarks == {}
 
 
 def test_sigmoid_attention_has_no_maximum_to_unify() -> None:
     graph = recognise(lambda q, k, v: torch.sigmoid(q @ k.mT * SCALE) @ v, Q, K, V)
-    assert only(graph, "Attention").normalizer.stabilizer is Stabilizer.NONE  # type: ignore[union-attr]
+    assert normalizer_of(graph).stabilizer is Stabilizer.NONE
 
 
 @pytest.mark.parametrize(

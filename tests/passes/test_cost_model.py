@@ -54,7 +54,7 @@ def test_every_target_is_a_card_of_the_catalogue_and_of_its_architecture() -> No
         assert RECORDS[device.name].device is device
 
 
-@pytest.mark.parametrize("figure", ["bandwidth", "clock", "flops_16", "last_level_bytes", "registers"])
+@pytest.mark.parametrize("figure", ["bandwidth", "clock", "flops_16", "units", "registers"])
 def test_a_missing_figure_is_named_with_what_to_do(figure: str) -> None:
     blank = replace(A100, **{figure: 0})
     with pytest.raises(DeviceError, match=rf"no {figure} .*replace\(device, {figure}="):
@@ -106,6 +106,71 @@ def test_time_grows_with_every_size(device: Device) -> None:
             assert cost.product(*larger, "bf16", "bf16", FLAT, device).seconds >= base
     lengths = [cost.decode_attention(4, 32, 8, 128, n, device) for n in (128, 1024, 8192, 65536)]
     assert lengths == sorted(lengths)
+
+
+@pytest.mark.parametrize("device", WHOLE, ids=lambda device: device.name)
+def test_times_are_finite_and_grow_with_rows_on_every_card(device: Device) -> None:
+    rows = np.unique(np.geomspace(1, 4096, 40).astype(int)).astype(float)
+    fitted = constants.of(device)
+    for n, k in ((32, 32), (512, 8192), (4096, 4096), (65536, 1024)):
+        many = library.gemm(rows, n, k, 2, device, fitted)
+        assert np.isfinite(many).all()
+        assert (many > fitted.launch / device.clock).all()
+        assert (np.diff(many) >= 0).all()
+        inputs = tile.product(rows, n, k, 2, 2, FLAT, device, fitted, peak=device.flops_16)
+        assert (np.diff(evaluator()(*inputs)) >= 0).all()
+    for kv_heads in (1, 8, 32):
+        lengths = [cost.decode_attention(2, 32, kv_heads, 128, int(n), device) for n in rows]
+        assert lengths == sorted(lengths)
+
+
+@pytest.mark.parametrize("device", WHOLE, ids=lambda device: device.name)
+def test_a_long_stream_takes_what_memory_needs_and_little_more(device: Device) -> None:
+    """No other part of a machine that its maker balanced is as slow as its memory."""
+    shape = cost.Tile(16, 128, 128, 4, 4)
+    found = cost.product(16, 1 << 17, 1 << 14, "bf16", "bf16", shape, device)
+    assert found.bound == "dram"
+    assert found.seconds < 1.25 * found.parts["dram"]
+    # Two of the same in one launch are no faster than two, and no slower.
+    twice = cost.product(16, 1 << 18, 1 << 14, "bf16", "bf16", shape, device).seconds
+    assert twice == pytest.approx(2 * found.seconds, rel=0.05)
+
+
+@pytest.mark.parametrize("figure", ["bandwidth", "clock", "flops_16", "last_level_bandwidth"])
+@pytest.mark.parametrize("device", [A100, L40S, H100], ids=lambda device: device.name)
+def test_no_better_figure_makes_a_call_slower(device: Device, figure: str) -> None:
+    # A faster clock brings more operations a second with it.
+    more = ("clock", "flops_16", "flops_f32") if figure == "clock" else (figure,)
+    better = replace(device, **{name: 1.5 * getattr(device, name) for name in more})
+    for m, n, k in itertools.product((1, 16, 64, 1024), (512, 16384), (512, 16384)):
+        assert cost.library_product(m, n, k, "bf16", better) <= cost.library_product(m, n, k, "bf16", device)
+
+
+def test_main_memory_reads_long_runs_faster_than_short_ones() -> None:
+    parts = [
+        cost.product(8, 16384, 16384, "bf16", "bf16", replace(FLAT, block_k=k), A100).parts["dram"]
+        for k in (32, 64, 128)
+    ]
+    assert parts == sorted(parts, reverse=True)
+    assert 1.03 < parts[1] / parts[2] < 1.1  # recorded: 128-byte runs are 6 % slower than 256-byte ones
+
+
+def test_eight_bit_weights_halve_the_time_of_long_streams_and_not_of_short_ones() -> None:
+    def ratio(n: int, k: int) -> float:
+        whole, half = (cost.product(8, n, k, "bf16", w, FLAT, A100).seconds for w in ("bf16", "i8"))
+        return half / whole
+
+    assert ratio(32768, 16384) < 0.7
+    assert ratio(256, 256) > 0.8
+
+
+def test_gathering_more_elements_than_registers_hold_spills() -> None:
+    """Rows of 23 elements: recorded on an A100, steps of 128 take 3.5 times the steps of 64."""
+    wide, narrow = (
+        cost.product(23, 16, 262144, "f16", "f16", cost.Tile(32, 16, k, 5, 2, copy_x=0), A100).seconds
+        for k in (128, 64)
+    )
+    assert narrow < wide
 
 
 def test_a_pipeline_hides_latency_while_a_multiprocessor_has_one_program() -> None:

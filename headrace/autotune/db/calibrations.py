@@ -12,6 +12,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import Any
 
 from sqlalchemy import Float, Integer, String
 from sqlalchemy.orm import Mapped, mapped_column
@@ -140,12 +141,13 @@ def decode_head(columns: dict[str, object]) -> HeadRow:
     """
     what = f"calibration row {str(columns.get('id'))[:16]}"
     try:
-        values = {
+        # The types are held by comparing with what the row would be stored as.
+        values: dict[str, Any] = {
             name: value for name, value in columns.items() if name not in ("id", "row_limit", "lengths")
         }
+        values["limit"] = columns["row_limit"]
         lengths = tuple(LengthBucket(*map(int, part)) for part in json.loads(str(columns["lengths"])))
-        # The types are held by comparing with what the row would be stored as.
-        row = HeadRow(**values, limit=columns["row_limit"], lengths=lengths)  # type: ignore[arg-type]
+        row = HeadRow(**values, lengths=lengths)
         whole = encode_head(row) == columns
     except (TypeError, ValueError, KeyError, AttributeError, RecursionError) as error:
         raise ObservationError(f"{what} cannot be read: {error}") from None

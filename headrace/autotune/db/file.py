@@ -95,6 +95,12 @@ class SqliteFile:
         with self._transaction() as connection:
             return connection.scalar(select(func.count()).select_from(ObservationRow)) or 0
 
+    def generation(self) -> object:
+        """Changes with every change: the newest row, and the times and lengths of file and log."""
+        with self._transaction() as connection:
+            newest = connection.exec_driver_sql("SELECT max(rowid) FROM observations").scalar()
+        return newest, _stamp(self.path), _stamp(self.path.with_name(f"{self.path.name}-wal"))
+
     def put_decisions(self, decisions: Iterable[Decision]) -> None:
         values = [encode_decision(decision) for decision in decisions]
         if values:
@@ -107,8 +113,8 @@ class SqliteFile:
         query = select(DecisionRow.__table__).where(DecisionRow.graph == graph)
         query = query.order_by(DecisionRow.region, DecisionRow.sizes)
         with self._transaction() as connection:
-            # A row's columns are untyped.
-            return [decode_decision(row) for row in connection.execute(query)]  # type: ignore[arg-type]
+            rows: Iterable[Any] = connection.execute(query)  # columns are untyped
+            return [decode_decision(row) for row in rows]
 
     def put_run(self, run: Run) -> None:
         with self._transaction(write=True) as connection:
@@ -118,8 +124,8 @@ class SqliteFile:
         if self.version < (1, 1):
             return []
         with self._transaction() as connection:
-            rows = connection.execute(select(RunRow.__table__).order_by(RunRow.number))
-            return [decode_run(row) for row in rows]  # type: ignore[arg-type]  # a row's columns are untyped
+            rows: Iterable[Any] = connection.execute(select(RunRow.__table__).order_by(RunRow.number))
+            return [decode_run(row) for row in rows]
 
     def put_calibrations(self, rows: Iterable[HeadRow]) -> None:
         """Store rows in one transaction; what was there under their names goes."""
@@ -243,6 +249,15 @@ def identity(path: Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return (found.st_dev, found.st_ino)
+
+
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """When a file was last written, which file it is and how long; None when there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
 
 
 def _write_empty(path: Path) -> None:

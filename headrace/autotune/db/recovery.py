@@ -4,13 +4,15 @@ saved.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import TypeVar
 
 from filelock import FileLock
 
@@ -20,10 +22,14 @@ from headrace.autotune.db.models import ObservationRow, decode
 from headrace.autotune.db.rows import Observation
 from headrace.errors import DatabaseRefused, ObservationError
 
+_Row = TypeVar("_Row", Observation, HeadRow)
 _COLUMNS = tuple(column.name for column in ObservationRow.__table__.columns)
 _HEAD_COLUMNS = tuple(column.name for column in CalibrationRow.__table__.columns)
 
 
+_LEAST_ROW = 100  # bytes; a row's hash alone has 64
+_LAST_ROW = 1 << 20
+_FARTHEST_JUMP = 16
 _MAGIC = b"SQLite format 3\0"
 
 
@@ -98,47 +104,53 @@ def set_aside(path: Path, damaged: tuple[int, int] | None) -> Path | None:
 
 def salvage(path: Path) -> dict[str, Observation]:
     """Every row of a damaged file that can still be read and matches its hash, by id."""
-    found: dict[str, Observation] = {}
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as raw:
-            raw.text_factory = lambda data: data.decode("utf-8", "replace")
-            raw.row_factory = sqlite3.Row
-            # From both ends, each as far as the first unreadable page.
-            for order in ("ASC", "DESC"):
-                for row in _readable(raw, "observations", _COLUMNS, order):
-                    try:
-                        observation = decode({name: row[name] for name in _COLUMNS})
-                    except ObservationError:
-                        continue
-                    found[observation.id] = observation
-    except (sqlite3.Error, OSError, UnicodeDecodeError):
-        return found
-    return found
+    return {row.id: row for row in _salvaged(path, "observations", _COLUMNS, decode)}
 
 
 def salvage_calibrations(path: Path) -> tuple[HeadRow, ...]:
     """As `salvage`, of calibrations. One that lost a site matches no graph any more: nobody uses it."""
-    found: dict[str, HeadRow] = {}
-    try:
-        with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as raw:
-            raw.text_factory = lambda data: data.decode("utf-8", "replace")
-            raw.row_factory = sqlite3.Row
-            for order in ("ASC", "DESC"):
-                for row in _readable(raw, "calibrations", _HEAD_COLUMNS, order):
-                    try:
-                        head = decode_head({name: row[name] for name in _HEAD_COLUMNS})
-                    except ObservationError:
-                        continue
-                    found[head.id] = head
-    except (sqlite3.Error, OSError, UnicodeDecodeError):
-        pass
-    return tuple(found.values())
+    return tuple(
+        {row.id: row for row in _salvaged(path, "calibrations", _HEAD_COLUMNS, decode_head)}.values()
+    )
+
+
+def _salvaged(
+    path: Path, table: str, columns: tuple[str, ...], read: Callable[[dict[str, object]], _Row]
+) -> Iterator[_Row]:
+    """The rows of a table that `read` accepts."""
+    with (
+        contextlib.suppress(sqlite3.Error, OSError, UnicodeDecodeError),
+        closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as raw,
+    ):
+        raw.text_factory = lambda data: data.decode("utf-8", "replace")
+        raw.row_factory = sqlite3.Row
+        # Without this SQLite refuses to look at all into a file that lost its end.
+        raw.execute("PRAGMA writable_schema=ON")
+        for row in _readable(raw, table, columns, path.stat().st_size):
+            with contextlib.suppress(ObservationError):
+                yield read({name: row[name] for name in columns})
 
 
 def _readable(
-    raw: sqlite3.Connection, table: str, columns: tuple[str, ...], order: str
+    raw: sqlite3.Connection, table: str, columns: tuple[str, ...], nbytes: int
 ) -> Iterator[sqlite3.Row]:
-    try:
-        yield from raw.execute(f"SELECT {', '.join(columns)} FROM {table} NOT INDEXED ORDER BY rowid {order}")
-    except (sqlite3.Error, UnicodeDecodeError, OverflowError):
-        return
+    """The rows of a table in the order in which they were written; pages that cannot be read are passed over.
+
+    Args:
+        nbytes: the length of the file, which limits how many rows it can hold where that cannot be asked.
+    """
+    query = (
+        f"SELECT rowid AS at, {', '.join(columns)} FROM {table} NOT INDEXED WHERE rowid > ? ORDER BY rowid"
+    )
+    last, jump, end = 0, 1, nbytes // _LEAST_ROW
+    with contextlib.suppress(sqlite3.Error, TypeError):  # numbers of rows that are gone are not given again
+        end = max(end, min(_LAST_ROW, raw.execute(f"SELECT max(rowid) FROM {table}").fetchone()[0]))
+    while last <= end:
+        try:
+            for row in raw.execute(query, (last,)):
+                if last < row["at"] <= end:  # a damaged number leads nowhere
+                    last, jump = row["at"], 1
+                yield row
+            return
+        except (sqlite3.Error, UnicodeDecodeError, OverflowError):
+            last, jump = last + jump, min(2 * jump, _FARTHEST_JUMP)

@@ -21,6 +21,8 @@ from headrace.errors import ObservationError
 from headrace.ir.evidence import bucket
 
 CONTENT_VERSION = 1
+# What a sample is: the shortest of several groups of calls in succession, or one group between other kernels.
+SHORTEST, SINGLE = 1, 2
 MAX_SAMPLES = 256
 MAX_SECONDS = 1e5
 MAX_SIZE = 1 << 48
@@ -66,14 +68,14 @@ class Environment:
 @dataclass(frozen=True, slots=True)
 class Policy:
     """How it was timed; timings under different policies are not compared. Text:
-    `final/cold/warmup=2/rounds=15/v1`.
+    `final/cold/warmup=2/rounds=15/v1`. `version` is SHORTEST or SINGLE.
     """
 
     stage: Stage = Stage.SCREEN
     cache: str = "warm"
     warmup: int = 4
     rounds: int = 9
-    version: int = 1
+    version: int = SHORTEST
 
     def __str__(self) -> str:
         return f"{self.stage}/{self.cache}/warmup={self.warmup}/rounds={self.rounds}/v{self.version}"
@@ -220,14 +222,12 @@ def check_of(fields: dict[str, object]) -> Check:
         seeds, error, bound = fields["seeds"], fields["max_error"], fields["bound"]
         if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
             raise TypeError("seeds")
-        for value in (error, bound):
-            if value is not None and not isinstance(value, float):
-                raise TypeError("error")
+        if not isinstance(error, float | None) or not isinstance(bound, float | None):
+            raise TypeError("error")
         reference, repeats = fields["reference"], fields["repeats"]
         if not isinstance(reference, str) or not isinstance(repeats, int):
             raise TypeError("reference")
-        # Validated above.
-        return Check(tuple(seeds), reference, repeats, error, bound)  # type: ignore[arg-type]
+        return Check(tuple(seeds), reference, repeats, error, bound)
     except (KeyError, TypeError) as problem:
         raise ObservationError(f"cannot read the check of a row: {problem}") from None
 

@@ -4,6 +4,7 @@ here.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sqlite3
@@ -216,11 +217,20 @@ class Store:
             return self._facts[key]
         return self._read(lambda file: file.meta(f"fact/{key}"))
 
+    def generation(self) -> object:
+        """A value that is another one after anybody, in this process or another, has changed the database.
+
+        It costs some file system calls. It may change without cause, as when a log is merged into the file.
+        """
+        return self.revision, self._read(lambda file: file.generation())
+
     def close(self) -> None:
         """Write what waits, if the file now lets us, and let go of the file."""
         with self._lock:
-            if self._waiting and self._writable:
-                self._flush()
+            if self._writable:
+                if self._waiting:
+                    self._flush()
+                self._flush_others()
             if self._file is not None:
                 self._file.close()
 
@@ -250,6 +260,22 @@ class Store:
             return new[0]
         self._retry_at = time.monotonic() + _RETRY_SECONDS
         return len(rows)
+
+    def _flush_others(self) -> None:
+        """Write the decisions, runs and facts that wait."""
+        decisions, runs, facts = list(self._decisions.values()), list(self._runs), dict(self._facts)
+
+        def write(file: SqliteFile) -> None:
+            file.put_decisions(decisions)
+            for key, value in facts.items():
+                file.put_meta(f"fact/{key}", value)
+
+        if (decisions or facts) and self._write(write):
+            self._decisions, self._facts = {}, {}
+        for run in runs:
+            if not self._write(functools.partial(SqliteFile.put_run, run=run)):
+                break
+            self._runs.remove(run)
 
     def _write(self, action: Callable[[SqliteFile], None]) -> bool:
         """Run a writing action; False when it has to be kept in memory."""

@@ -13,10 +13,12 @@ from headrace.codegen.knobs import (
     MAX_TILE,
     Choices,
     Sizes,
+    crowded,
     gpu,
     launch_knobs,
     launch_ranges,
     limit,
+    narrow,
     nearest,
     powers,
     threads,
@@ -25,12 +27,9 @@ from headrace.codegen.knobs import (
 from headrace.codegen.plan import cdiv, next_power_of_two
 from headrace.ir.device import Backend, Device
 from headrace.ir.dtype import DType
-from headrace.ir.expr import Call, Const, Expr, refs
+from headrace.ir.expr import refs
 from headrace.ir.schedule import Knob, Schedule, Value
 from headrace.ir.spec import Attention, Spec, Stabilizer
-
-_NAMES = frozenset("sbhij")  # in a score; any other is an extra
-_LARGE = 1e6  # beyond all scores that are meant
 
 
 @dataclass(frozen=True)
@@ -50,8 +49,11 @@ class PrefillChoices:
             )
         # Chosen by what the builds of `targets.py` need: the largest tiles whose registers do not spill.
         warps, stages = 4, 1 if single or device.backend is Backend.ROCM else 2
-        if single:
-            block_i, block_j, warps = (32, 32, 4) if head <= 64 else ((32 if head <= 128 else 16), 16, 8)
+        if narrow(single, device):
+            block_i, block_j, warps = 16, 16, 16
+        elif single:
+            block_i, block_j = 32 if head <= 128 else 16, 32 if head <= 64 else 16
+            warps = 16 if device.backend is Backend.CUDA and head > 64 else 8
         elif head <= 64:
             block_i, block_j = 64, 32
         elif head <= 128:
@@ -69,7 +71,9 @@ class PrefillChoices:
         ranges: dict[str, tuple[Value, ...]] = {"block_i": powers(least, 256), "block_j": powers(16, 256)}
         ranges |= stabilizers.ranges(spec.normalizer) | launch_ranges(device, True)
         reason = unknown(schedule, ranges) or _refused(spec, schedule, device)
-        return reason or _attention_limits(spec, int(dict(schedule.knobs)["block_i"]), schedule, device)
+        return reason or _attention_limits(
+            spec, int(dict(schedule.knobs)["block_i"]), sizes, schedule, device
+        )
 
 
 MOST_SPLITS = 64  # whose states a merge holds in registers
@@ -105,18 +109,22 @@ class DecodeChoices:
         single = DType.F32 in (spec.q, spec.k, spec.v)
         head = max(spec.d_k, spec.d_v)
         block_j = 64 if head <= 128 and not (single and gpu(device)) else 32
-        if head > 128 and single and gpu(device):
+        warps = (16 if narrow(single, device) else 8) if single else 4
+        if (head > 128 and single and gpu(device)) or narrow(single, device):
             block_j = 16
         if gpu(device):
             fill = split_count(programs, device, cdiv(j, block_j))
             splits = tuple(sorted({*powers(1, MOST_SPLITS), fill}))
         else:
+            # Tiles of 32 KiB: the next one is asked for in eight streams of a page each.
+            if not single and head <= 128 and j >= 512:
+                block_j = 128
             splits = tuple(range(1, 9))
             fill = nearest(splits, min(cdiv(max(device.units, 1), programs), max(1, j // 1024)))
         return (Knob("block_r", block_r, values_r), Knob("block_j", block_j, powers(16, 256)),
                 Knob("splits", fill, splits),
                 *_stabilizers(spec, sizes, device),
-                *launch_knobs(device, 8 if single else 4, 1 if single or device.backend is Backend.ROCM
+                *launch_knobs(device, warps, 1 if single or device.backend is Backend.ROCM
                 else 2))  # fmt: skip
 
     def legal(self, spec: Spec, sizes: Sizes | None, schedule: Schedule, device: Device) -> str | None:
@@ -127,7 +135,9 @@ class DecodeChoices:
         }  # fmt: skip
         ranges |= stabilizers.ranges(spec.normalizer) | launch_ranges(device, True)
         reason = unknown(schedule, ranges) or _refused(spec, schedule, device)
-        return reason or _attention_limits(spec, int(dict(schedule.knobs)["block_r"]), schedule, device)
+        return reason or _attention_limits(
+            spec, int(dict(schedule.knobs)["block_r"]), sizes, schedule, device
+        )
 
 
 @dataclass(frozen=True)
@@ -152,7 +162,9 @@ class StreamChoices:
         }  # fmt: skip
         ranges |= stabilizers.ranges(spec.normalizer) | launch_ranges(device, True)
         reason = unknown(schedule, ranges) or _refused(spec, schedule, device)
-        return reason or _attention_limits(spec, int(dict(schedule.knobs)["block_r"]), schedule, device)
+        return reason or _attention_limits(
+            spec, int(dict(schedule.knobs)["block_r"]), sizes, schedule, device
+        )
 
 
 MOST_QUERIES = 16  # of a decoding step, speculation included; more are prefill's
@@ -182,46 +194,37 @@ def _stabilizers(spec: Attention, sizes: Sizes, device: Device) -> tuple[Knob, .
     """
     lost = gpu(device) and spec.v is DType.F16
     wins = not gpu(device) and max(spec.d_k, spec.d_v) <= 64 and sizes[2] >= 512
-    without = [Stabilizer.UNIFIED] if lost else []
-    if _huge(spec.score):
-        without.append(Stabilizer.PAIR)
-    return stabilizers.knobs(spec.normalizer, without=without, unified=wins)
+    return stabilizers.knobs(spec.normalizer, without=[Stabilizer.UNIFIED] if lost else [], unified=wins)
 
 
 def _refused(spec: Attention, schedule: Schedule, device: Device) -> str | None:
     """Why the schedule's stabilizer may not be taken."""
     taken = dict(schedule.knobs).get(stabilizers.KNOB, str(Stabilizer.ONLINE))
-    if taken == Stabilizer.PAIR and _huge(spec.score):
-        return "a mask or bias in the score may be as large as float32 goes, where a power of two overflows"
     return stabilizers.refusal(spec.normalizer, taken, spec.v, gpu=gpu(device))
 
 
-def _huge(score: Expr) -> bool:
-    """Whether a whole row of scores may be some lowest number, added in place of -inf.
-
-    In powers of two it is below -2^128, and where it is not, the rounding of score * log2(e) alone exceeds
-    what exp2 can hold: `pair` would lose the row, which is uniform.
-    """
-    if isinstance(score, Call):
-        return any(map(_huge, score.args))
-    if isinstance(score, Const):
-        return math.isfinite(score.value) and abs(score.value) > _LARGE
-    return score.name not in _NAMES
-
-
-def _attention_limits(spec: Attention, rows: int, schedule: Schedule, device: Device) -> str | None:
+def _attention_limits(
+    spec: Attention, rows: int, sizes: Sizes | None, schedule: Schedule, device: Device
+) -> str | None:
     block_j = int(schedule["block_j"])
     d_k, d_v = next_power_of_two(spec.d_k), next_power_of_two(spec.d_v)
     if max(rows, block_j) * max(d_k, d_v) > MAX_TILE:
         return "a tile is too large"
     if not gpu(device):
         return None
+    if narrow(DType.F32 in (spec.q, spec.k, spec.v), device) and max(d_k, d_v) > 128:
+        return "float32 heads beyond 128 do not fit RDNA's registers"
     registers = rows * (d_v + block_j) // threads(schedule, device)
     size = max(spec.q.itemsize, spec.k.itemsize, spec.v.itemsize)
     shared = size * (rows * d_k + block_j * (d_k + d_v) * max(int(schedule["num_stages"]) - 1, 1))
-    return limit("accumulators", registers, 160, "registers a thread") or limit(
+    reason = limit("accumulators", registers, 160, "registers a thread") or limit(
         "shared memory", shared, device.on_chip_bytes, "bytes"
     )
+    if reason is not None or sizes is None or schedule.dataflow == "stream_decode":
+        return reason
+    b, i, _ = sizes
+    packed = cdiv(i * attention.group_size(spec), rows) if schedule.dataflow == "decode" else 1
+    return crowded(device, b * spec.heads, packed)
 
 
 CHOICES: Mapping[str, Choices] = {

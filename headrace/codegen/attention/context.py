@@ -17,7 +17,7 @@ from headrace.codegen.attention.bounds import bounds, conjuncts, rises
 from headrace.codegen.expr_triton import Code, Kind, Value
 from headrace.codegen.plan import Param, Read, conversion, next_power_of_two, pointer
 from headrace.ir.dtype import DType
-from headrace.ir.expr import Call, Const, Expr, Ref, fold, refs, substitute
+from headrace.ir.expr import Call, Const, Expr, Ref, cast, fold, refs, substitute
 from headrace.ir.spec import Attention, Denominator, Extra, Stabilizer, Weighting
 
 
@@ -50,14 +50,16 @@ class Rows:
     def env(self, *, tile: bool) -> dict[str, Value]:
         index = "[:, None]" if tile else ""
         found = {
-            "b": et.name("b", Kind.INT, natural=True),
-            "j": et.name("j", Kind.INT, natural=True, index="[None, :]"),
+            "b": et.name("b", Kind.INT, natural=True, most=et.LARGEST_INDEX),
+            "j": et.name("j", Kind.INT, natural=True, most=et.LARGEST_INDEX, index="[None, :]"),
         }
         if self.i == "0":
             found["i"] = et.literal(0)
         else:
-            found["i"] = et.name(self.i, Kind.INT, natural=True, index=index)
-        found["h"] = et.name("h", Kind.INT, natural=True, index=index if self.h == "rows" else "")
+            found["i"] = et.name(self.i, Kind.INT, natural=True, most=et.LARGEST_INDEX, index=index)
+        found["h"] = et.name(
+            "h", Kind.INT, natural=True, most=et.LARGEST_INDEX, index=index if self.h == "rows" else ""
+        )
         return found
 
 
@@ -110,10 +112,9 @@ def context(
             way. On the CPU the factor enters the product's own loads, and a branch would copy the tile.
     """
     found = bounds(spec.mask, spec.extras)
-    known = {"i": Const(0)} if rows.i == "0" else {}
-    score = fold(substitute(spec.score, known))
-    rest = [fold(substitute(part, known)) for part in found.rest]
-    parts = [fold(substitute(part, known)) for part in conjuncts(spec.mask)]
+    score = _of_rows(spec, rows, spec.score)
+    rest = [_of_rows(spec, rows, part) for part in found.rest]
+    parts = [_of_rows(spec, rows, part) for part in conjuncts(spec.mask)]
     tile_env = _values(spec, rows, tile=True) | {"s": et.name("s", Kind.FLOAT)}
     score_value = et.render(score, tile_env)
     score_text = score_value.code
@@ -140,11 +141,10 @@ def context(
         "lower": low, "upper": high, "mask": [value.text for value in map(_as_code, shown)],
         "always_masked": bool(rest), "score": score_text,
         "score_as_is": score == Ref("s") or (bool(factor) and scale(spec.score) is not None),
-        "finite": not any("j" in e.dims for e in extras if e.name in refs(score)) and _finite(score),
         "factor": factor, "exp": Code("tl.exp2" if factor else "tl.exp"),
         "stabilizer": str(how), "online": how in stabilizers.EXACT,
         "guarded": guarded, "tracked": guarded and bool(parts) and not hidden, "hidden": hidden,
-        "phi": stabilizers.phi(spec.normalizer, base_two=bool(factor)), "slack": _slack(factor),
+        "phi": stabilizers.phi(spec.normalizer, base_two=bool(factor)), "slack": _slack(spec.score),
         "gpu": gpu,
         "lowest": stabilizers.LOWEST, "highest": stabilizers.HIGHEST, "tiny": stabilizers.TINY,
         "weighting": spec.normalizer.weighting, "safe": spec.safe,
@@ -166,20 +166,10 @@ def _as_code(value: Value) -> Value:
     return replace(value, text=Code(value.text))
 
 
-def _finite(score: Expr) -> bool:
-    """True where a finite dot product surely gives a score above minus infinity."""
-    return not any(isinstance(node, Const) and isinstance(node.value, float) and math.isinf(node.value)
-                   for node in _nodes(score)) and "log" not in str(score)  # fmt: skip
-
-
-def _nodes(expr: Expr) -> list[Expr]:
-    return [expr, *(node for arg in expr.args for node in _nodes(arg))] if isinstance(expr, Call) else [expr]
-
-
 def _factor(score: Expr, *, powers: bool) -> Code:
     """What s is multiplied with to be an exponent of two: where the score is s times a positive constant.
 
-    exp(x - max x) is then 2^(s * factor - max), one multiply-add before the exponential instead of two. Where
+    exp(x - max x) is then 2^((s - max s) * factor), which saves the multiplication by the constant. Where
     `powers` of two are asked for, a factor is found for any score, which is then computed first.
     """
     constant = scale(score)
@@ -201,9 +191,9 @@ def scale(score: Expr) -> float | None:
     return factor if 1e-30 < factor < 1e30 else None
 
 
-def _slack(factor: Code) -> Code:
-    """How far a lazy maximum may be exceeded, in the unit of the exponents."""
-    return Code(repr(float(stabilizers.SLACK) if factor else stabilizers.SLACK * math.log(2.0)))
+def _slack(score: Expr) -> Code:
+    """How far s, or the score where there is no factor, may exceed a lazy maximum."""
+    return Code(repr(stabilizers.SLACK * math.log(2.0) / (scale(score) or 1.0)))
 
 
 def stabilizer_of(spec: Attention, knobs: Mapping[str, int | str]) -> Stabilizer:
@@ -224,11 +214,18 @@ def _row_env(spec: Attention, rows: Rows) -> dict[str, Value]:
     return env
 
 
+def _of_rows(spec: Attention, rows: Rows, expr: Expr) -> Expr:
+    """An expression with i = 0 where there is one query. What i has made int64 for torch stays int64."""
+    if rows.i != "0" or "i" not in refs(expr):
+        return fold(expr)
+    small = (DType.I8, DType.I16, DType.I32, DType.U8)
+    wide = {each.name: cast(DType.I64, Ref(each.name)) for each in spec.extras if each.dtype in small}
+    return fold(substitute(expr, {"i": Const(0)} | wide))
+
+
 def _row_bound(spec: Attention, rows: Rows, expr: Expr) -> Code:
     """A bound of each row, as a vector over the rows or a scalar."""
-    if rows.i == "0":
-        expr = fold(substitute(expr, {"i": Const(0)}))
-    return et.render(expr, _row_env(spec, rows)).code
+    return et.render(_of_rows(spec, rows, expr), _row_env(spec, rows)).code
 
 
 def _limit(spec: Attention, rows: Rows, expr: Expr) -> Limit:
@@ -237,10 +234,12 @@ def _limit(spec: Attention, rows: Rows, expr: Expr) -> Limit:
     per_row = {extra.name for extra in spec.extras if rows.varies(extra)}
     names = refs(expr)
     if rows.i == "0":
-        expr = fold(substitute(expr, {"i": Const(0)}))
+        expr = _of_rows(spec, rows, expr)
     elif "i" in names and rises(expr) and not names & per_row and not (rows.h == "rows" and "h" in names):
         ends = [
-            et.render(expr, env | {"i": et.name(f"{end}_i", Kind.INT, natural=True)}).code
+            et.render(
+                expr, env | {"i": et.name(f"{end}_i", Kind.INT, natural=True, most=et.LARGEST_INDEX)}
+            ).code
             for end in ("first", "last")
         ]
         return Limit(ends[0], ends[1], vector=False)

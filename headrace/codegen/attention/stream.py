@@ -111,7 +111,7 @@ def plan(spec: Attention, knobs: Mapping[str, int | str], facts: Facts, gpu: boo
     launches = [
         Launch("stream_count", tuple(counting), (packed if gpu else "1", "1", "1"), 1, 1),
         Launch("stream_decode", tuple(params), (str(workers), "1", "1"), warps, stages),
-        Launch("stream_merge", tuple(merge), (*merging, "1"), 2, 1),
+        Launch("stream_merge", tuple(merge), (*merging, "1"), 4, 1),
     ]
     workspace = [
         Buffer("acc", DType.F32, (str(workers), "2", str(block_r), str(spec.d_v))),

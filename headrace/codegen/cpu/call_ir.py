@@ -268,13 +268,11 @@ run:
   %gz64 = load i64, ptr %pg2
   %gz = trunc i64 %gz64 to i32
   %state = call ptr @PyEval_SaveThread()
-  call void @hr_run(ptr %worker, ptr %slots, i32 %gx, i32 %gy, i32 %gz)
+  %failure = call ptr @hr_run(ptr %worker, ptr %slots, i32 %gx, i32 %gy, i32 %gz)
   call void @PyEval_RestoreThread(ptr %state)
-  %failure = load atomic ptr, ptr @hr_failure acquire, align 8
   %ok = icmp eq ptr %failure, null
   br i1 %ok, label %done, label %failed
 failed:
-  store atomic ptr null, ptr @hr_failure release, align 8
   %re = load ptr, ptr @PyExc_RuntimeError
   call void @PyErr_SetString(ptr %re, ptr %failure)
   ret ptr null

@@ -100,5 +100,7 @@ def _fault(fault: Exception) -> str:
 
 
 def _with_worker(text: str, kernel: Function, target: CpuTarget) -> str:
-    worker = worker_ir(kernel, kernel.name, "!nontemporal" in text, amx.used_in(text))
+    worker = worker_ir(
+        kernel, kernel.name, "!nontemporal" in text, amx.used_in(text), "@headrace_fail(" in text
+    )
     return f'target triple = "{target.triple}"\n{text}\n{worker}'

@@ -47,6 +47,7 @@ class _MethodDef(ctypes.Structure):
 
 
 _METH_FASTCALL = 0x0080
+_FOR_KERNELS = ("headrace_scratch", "headrace_enter", "headrace_fail")
 
 
 class _Descriptor(bytes):
@@ -59,7 +60,8 @@ class _Descriptor(bytes):
 class Runtime:
     """The loaded runtime module.
 
-    ``known`` are the addresses that kernels may import: ``headrace_scratch``, ``headrace_fail``.
+    ``known`` are the addresses that kernels may import: ``headrace_scratch`` and, for kernels with
+    ``tl.device_assert``, ``headrace_enter`` and ``headrace_fail``.
     ``openmp`` is the library whose threads run the programs, or None.
     """
 
@@ -129,7 +131,7 @@ def _build(target: CpuTarget) -> Runtime:
             jit.address_of("_ZN2at15get_num_threadsEv") or known["omp_get_max_threads"]
         )
     ir = runtime_ir.text(parallel=path is not None)
-    exports = ("hr_init", "hr_call", "hr_run", "headrace_scratch", "headrace_fail", "hr_forked")
+    exports = ("hr_init", "hr_call", "hr_run", "hr_forked", *_FOR_KERNELS)
     loaded = jit.load(jit.emit(ir, target).obj, exports, known, target)
     if ctypes.PYFUNCTYPE(ctypes.c_int)(loaded.addresses["hr_init"])():
         raise CpuEngineError("no thread-specific key is left (pthread_key_create)")
@@ -142,7 +144,7 @@ def _build(target: CpuTarget) -> Runtime:
 
     os.register_at_fork(after_in_child=in_child)
     method = _MethodDef(b"kernel", loaded.addresses["hr_call"], _METH_FASTCALL, None)
-    kernel_symbols = {n: loaded.addresses[n] for n in ("headrace_scratch", "headrace_fail")}
+    kernel_symbols = {n: loaded.addresses[n] for n in _FOR_KERNELS}
     owner: Any = (loaded.owner, forked)
     return Runtime(
         kernel_symbols,

@@ -7,15 +7,16 @@ from __future__ import annotations
 
 from headrace.codegen.cpu import call_ir
 
-# Context passed to every worker. `next` sits on a cache line of its own.
-CONTEXT = "{ ptr, i32, i32, i32, i32, i64, i64, [24 x i8], i64, [56 x i8] }"
+# Context passed to every worker: arguments, grid (and padding), programs, programs per chunk, the message of
+# the first failed tt.assert, and the next program, on a cache line of its own.
+CONTEXT = "{ ptr, i32, i32, i32, i32, i64, i64, ptr, [16 x i8], i64, [56 x i8] }"
 CHUNKS_PER_THREAD = 8
 
 _TEXT = f"""
 %context = type {CONTEXT}
 @hr_forked = global i32 0
 @hr_key = global i32 0
-@hr_failure = global ptr null
+@hr_launch = global i32 0
 @data_ptr = internal global ptr null
 @numel = internal global ptr null
 @is_cpu = internal global ptr null
@@ -41,7 +42,9 @@ define i32 @hr_init() {{
   %i = call ptr @PyUnicode_InternFromString(ptr @.is_cpu)
   store ptr %i, ptr @is_cpu
   %r = call i32 @pthread_key_create(ptr @hr_key, ptr @free)
-  ret i32 %r
+  %l = call i32 @pthread_key_create(ptr @hr_launch, ptr null)
+  %both = or i32 %r, %l
+  ret i32 %both
 }}
 
 ; At least %n bytes for the calling thread, aligned to 64, valid until the thread's next call.
@@ -75,13 +78,30 @@ fill:
   ret ptr %new
 }}
 
-; A failed tt.assert: the first message wins and is raised when the launch is over.
-define void @headrace_fail(ptr %message) {{
-  %x = cmpxchg ptr @hr_failure, ptr null, ptr %message acq_rel monotonic
+; The calling thread works for this launch from now on: a worker whose kernel may fail says so first.
+define void @headrace_enter(ptr %c) {{
+  %key = load i32, ptr @hr_launch
+  %s = call i32 @pthread_setspecific(i32 %key, ptr %c)
+  %bad = icmp ne i32 %s, 0
+  br i1 %bad, label %dead, label %out
+dead:
+  call void @abort()
+  unreachable
+out:
   ret void
 }}
 
-define void @hr_run(ptr %worker, ptr %args, i32 %gx, i32 %gy, i32 %gz) {{
+; A failed tt.assert: the first message of a launch wins and is raised when the launch is over.
+define void @headrace_fail(ptr %message) {{
+  %key = load i32, ptr @hr_launch
+  %c = call ptr @pthread_getspecific(i32 %key)
+  %place = getelementptr %context, ptr %c, i32 0, i32 7
+  %x = cmpxchg ptr %place, ptr null, ptr %message acq_rel monotonic
+  ret void
+}}
+
+; Gives the message of a failed tt.assert, or null.
+define ptr @hr_run(ptr %worker, ptr %args, i32 %gx, i32 %gy, i32 %gz) {{
   %c = alloca %context, align 64
   %x = sext i32 %gx to i64
   %y = sext i32 %gy to i64
@@ -105,8 +125,10 @@ go:
   %ptotal = getelementptr %context, ptr %c, i32 0, i32 5
   store i64 %total, ptr %ptotal
   %pchunk = getelementptr %context, ptr %c, i32 0, i32 6
-  %pnext = getelementptr %context, ptr %c, i32 0, i32 8
+  %pnext = getelementptr %context, ptr %c, i32 0, i32 9
   store i64 0, ptr %pnext
+  %pfailure = getelementptr %context, ptr %c, i32 0, i32 7
+  store ptr null, ptr %pfailure
   %one = icmp eq i64 %total, 1
   br i1 %one, label %serial, label %ask
 ask:
@@ -130,13 +152,16 @@ parallel:
   store i64 %chunk, ptr %pchunk
   %team = trunc i64 %n to i32
   call void @GOMP_parallel(ptr %worker, ptr %c, i32 %team, i32 0)
-  ret void
+  br label %ended
 serial:
   store i64 %total, ptr %pchunk
   call void %worker(ptr %c)
-  ret void
+  br label %ended
+ended:
+  %failure = load atomic ptr, ptr %pfailure acquire, align 8
+  ret ptr %failure
 out:
-  ret void
+  ret ptr null
 }}
 declare i64 @llvm.smin.i64(i64, i64)
 declare i64 @llvm.umax.i64(i64, i64)

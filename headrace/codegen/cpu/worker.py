@@ -43,13 +43,15 @@ def ir_type(type_: Type) -> str:
     return f"i{type_.bits}"
 
 
-def worker_ir(kernel: Function, name: str, fence: bool, tiled: bool = False) -> str:
+def worker_ir(kernel: Function, name: str, fence: bool, tiled: bool = False, fails: bool = False) -> str:
     """IR of ``@NAME.worker(ptr context)`` for a kernel lowered under ``name``.
 
     ``fence``: the kernel stores past the caches; what it wrote must be visible once the worker has returned.
-    ``tiled``: it uses AMX tiles, which each thread configures before its first program.
+    ``tiled``: it uses AMX tiles, which each thread configures before its first program. ``fails``: it holds a
+    ``tt.assert``, whose message belongs to the launch.
     """
     configure, release = (amx.PROLOGUE, amx.EPILOGUE) if tiled else ("", "")
+    enter = "call void @headrace_enter(ptr %c)" if fails else ""
     fenced = "call void @llvm.x86.sse.sfence()" if fence else ""
     slots: list[str] = []
     call: list[str] = []
@@ -76,9 +78,10 @@ entry:
   %total = load i64, ptr %ptotal
   %pchunk = getelementptr %context, ptr %c, i32 0, i32 6
   %chunk = load i64, ptr %pchunk
-  %pnext = getelementptr %context, ptr %c, i32 0, i32 8
+  %pnext = getelementptr %context, ptr %c, i32 0, i32 9
   %gx64 = zext i32 %gx to i64
   %gy64 = zext i32 %gy to i64
+  {enter}
   {configure}
   br label %take
 take:
@@ -121,6 +124,7 @@ done:
   {fenced}
   ret void
 }}
+{"declare void @headrace_enter(ptr)" if fails else ""}
 {"declare void @llvm.x86.sse.sfence()" if fence else ""}
 {amx.DECLARATIONS if tiled else ""}
 """

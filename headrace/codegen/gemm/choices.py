@@ -12,6 +12,7 @@ from headrace.codegen.knobs import (
     MAX_TILE,
     Choices,
     Sizes,
+    crowded,
     gpu,
     launch_knobs,
     launch_ranges,
@@ -87,7 +88,8 @@ class GemvChoices:
             held = (
                 tile * accumulators(spec) * (int(schedule["block_m"]) if schedule["reduce"] == "tile" else 1)
             )
-            return limit("accumulators", held // threads(schedule, device), 128, "registers a thread")
+            reason = limit("accumulators", held // threads(schedule, device), 128, "registers a thread")
+            return reason or crowded(device, math.prod((sizes or (1,))[:-1]))
         return None
 
 
@@ -171,9 +173,16 @@ class DotChoices:
         # wgmma, tcgen05 and copies straight into LDS keep one more tile than there are stages ahead.
         ahead = int(schedule["num_stages"]) - (device.arch not in ("sm_90", "sm_100", "gfx950"))
         shared = (block_m + pair * block_n) * block_k * size * max(ahead, 1)
-        return limit("accumulators", registers, 128, "registers a thread") or limit(
+        reason = limit("accumulators", registers, 128, "registers a thread") or limit(
             "shared memory", shared, device.on_chip_bytes, "bytes"
         )
+        return reason or (None if sizes is None else self._crowded(sizes, schedule, device))
+
+    def _crowded(self, sizes: Sizes, schedule: Schedule, device: Device) -> str | None:
+        """`tiled` has all its tiles in the grid's first dimension; a merge of `flat` has a program a row."""
+        batch, split = math.prod(sizes[:-1]), int(dict(schedule.knobs).get("split_k", 1))
+        rows = cdiv(sizes[-1], int(schedule["block_m"])) if split == 1 else sizes[-1]
+        return crowded(device, batch * split, rows if self.split else 1)
 
 
 @dataclass(frozen=True)
@@ -190,7 +199,7 @@ class StreamChoices:
         workers = knobs.pop("workers", None)
         if not isinstance(workers, int) or not 0 < workers <= MOST_WORKERS:
             return f"workers={workers} is no number from 1 to {MOST_WORKERS}"
-        reason = FLAT.legal(spec, sizes, Schedule("flat", tuple((knobs | {"split_k": 1}).items())), device)
+        reason = FLAT.legal(spec, None, Schedule("flat", tuple((knobs | {"split_k": 1}).items())), device)
         if reason is not None or sizes is None:
             return reason
         assert isinstance(spec, Gemm)
@@ -215,9 +224,10 @@ def worth_streaming(spec: Gemm, sizes: Sizes, device: Device) -> bool:
 
 MOST_WORKERS = 4096
 FLAT = DotChoices(split=True)
+STREAM_K = StreamChoices()
 CHOICES: Mapping[str, Choices] = {
     "gemv": GemvChoices(),
     "flat": FLAT,
     "tiled": DotChoices(split=False),
-    "stream_k": StreamChoices(),
+    "stream_k": STREAM_K,
 }

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from headrace.codegen.knobs import nearest
+from headrace.codegen.knobs import narrow, nearest
 from headrace.codegen.plan import cdiv, next_power_of_two
 from headrace.ir.device import Backend, Device
 
@@ -43,11 +43,6 @@ class Flat:
 def swaps(device: Device, single: bool) -> bool:
     """Whether rows are the n of the target's matrix instruction; `single`: products in float32."""
     return not single and (device.backend is Backend.CUDA or device.arch == "gfx950")
-
-
-def narrow(single: bool, device: Device) -> bool:
-    """RDNA in float32: its compiler unrolls a step along K whole and runs out of the 256 registers."""
-    return single and device.backend is Backend.ROCM and device.warp == 32
 
 
 def depth(k: int, single: bool, device: Device) -> int:

@@ -82,16 +82,16 @@ def _weights(spec: Gemm, group: tuple[int, ...]) -> list[int]:
     return [at for at, w in enumerate(spec.weights) if f"acc_{w.name}" in names]
 
 
-def common_dtype(one: DType, other: DType) -> DType:
-    """The operand type of tl.dot: the operands' own where equal, else float32."""
-    return one if one is other else DType.F32
+def unlike(spec: Gemm) -> bool:
+    """Whether tl.dot gets float32: x is read once for all weights, and one of them is not of its type."""
+    return any(w.dtype is not spec.x for w in spec.weights)
 
 
 def jobs_of(spec: Gemm, facts: Facts, block_n: int, *, tile: bool) -> tuple[Job, ...]:
     """Jobs with their tile ranges; `tile` says that m and n index a 2-D tile, else a row of one m."""
     found: list[Job] = []
     columns = [sum(w.n for w in spec.weights[:at]) for at in range(len(spec.weights))]
-    first = 0
+    first, mixed = 0, unlike(spec)
     for group in groups(spec):
         members = _weights(spec, group)
         n = spec.weights[members[0]].n
@@ -112,7 +112,7 @@ def jobs_of(spec: Gemm, facts: Facts, block_n: int, *, tile: bool) -> tuple[Job,
         weights = tuple(
             WeightArg(
                 w.name, w.layout == "kn", facts.strides[at][1], facts.strides[at][0], columns[at],
-                Code("" if not tile or common_dtype(spec.x, w.dtype) is w.dtype else ".to(tl.float32)"),
+                Code(".to(tl.float32)" if tile and mixed and w.dtype is not DType.F32 else ""),
             )
             for at in members
             for w in [spec.weights[at]]

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from headrace.codegen.expr_triton import Code
-from headrace.codegen.gemm.jobs import Job, accumulators, common_dtype, jobs_of, shared_loop
+from headrace.codegen.gemm.jobs import Job, accumulators, jobs_of, shared_loop, unlike
 from headrace.codegen.plan import Buffer, Facts, Launch, Param, Plan, cdiv, next_power_of_two, pointer
 from headrace.errors import ScheduleError
 from headrace.ir.device import Backend, Device
@@ -57,13 +57,12 @@ def plan(spec: Gemm, schedule: Schedule, device: Device, facts: Facts | None = N
     steps = cdiv(spec.k, block_k)
     split = min(split, steps)
     merge_n = min(256, next_power_of_two(max(w.n for w in spec.weights)))
-    common = {common_dtype(spec.x, w.dtype) for w in spec.weights}
     context: dict[str, Any] = {
         "name": schedule.dataflow, "batched": spec.batched, "k": spec.k, "jobs": jobs,
         "block_m": block_m, "block_n": block_n, "block_k": block_k, "even_k": spec.k % (block_k * split) == 0,
         "split": split, "chunk": cdiv(steps, split) * block_k, "columns": sum(w.n for w in spec.weights),
         "reduce_tile": knobs.get("reduce") == "tile", "group_m": int(knobs.get("group_m", 8)),
-        "x_convert": Code("" if not dot or common == {spec.x} else ".to(tl.float32)"),
+        "x_convert": Code(".to(tl.float32)" if dot and unlike(spec) and spec.x is not DType.F32 else ""),
         "shared": shared_loop(spec, jobs) if dot else None, "merge_n": merge_n,
         "swap": bool(int(knobs.get("swap", 0))), "open_loop": device.backend is Backend.CUDA,
     }  # fmt: skip
@@ -123,12 +122,15 @@ def _stream_k(spec: Gemm, schedule: Schedule, context: dict[str, Any]) -> Plan:
         Launch("stream_k_merge", second, grid, 4, 1),
     )
     shape = (str(workers), str(2 * weights), str(context["block_m"]), str(context["block_n"]))
-    return _plan(spec, "stream_k", context, launches, (Buffer("partial", DType.F32, shape),))
+    # The kernel numbers the steps of all tiles in int32; a call may have more rows than a schedule is for.
+    block_m, steps = context["block_m"], jobs[-1].last * context["steps"]
+    most = f"{'B * ' if spec.batched else ''}{steps} * ((M + {block_m - 1}) // {block_m}) < {1 << 31}"
+    return _plan(spec, "stream_k", context, launches, (Buffer("partial", DType.F32, shape),), (most,))
 
 
 def _plan(
     spec: Gemm, template: str, context: dict[str, Any], launches: tuple[Launch, ...],
-    workspace: tuple[Buffer, ...],
+    workspace: tuple[Buffer, ...], exact: tuple[str, ...] = (),
 ) -> Plan:  # fmt: skip
     names = ("x", *(f"{w.name}_t" for w in spec.weights), *(f"{e.name}_t" for e in spec.extras))
     return Plan(
@@ -140,6 +142,7 @@ def _plan(
         outputs=tuple(_output(spec, at, output) for at, output in enumerate(spec.outputs)),
         workspace=workspace,
         launches=launches,
+        exact=exact,
     )
 
 
@@ -150,7 +153,7 @@ def _output(spec: Gemm, at: int, output: Output) -> Buffer:
 def with_weight_strides(plan: Plan, spec: Gemm, facts: Facts) -> Plan:
     """The plan as a variant for weights with other row strides: they are checked instead of contiguity."""
     names = {f"{w.name}_t" for w in spec.weights}
-    exact = []
+    exact = list(plan.exact)
     for w, (batch, row) in zip(spec.weights, facts.strides, strict=True):
         strides = (batch, row, 1) if spec.batched else (row, 1)
         exact.append(f"{w.name}_t.stride() == {strides}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 
@@ -125,8 +126,8 @@ def variance(root: bool, with_mean: bool) -> Callable[..., Node | tuple[Node, ..
         if overload == "default":
             unbiased = args[0] if args else kwargs.get("unbiased")
         else:
-            # The schema says a list of ints.
-            axes = args[0] if args else kwargs.get("dim")  # type: ignore[assignment]
+            given: Any = args[0] if args else kwargs.get("dim")
+            axes = given  # the schema says a list of ints
             unbiased = args[1] if len(args) > 1 and overload == "dim" else kwargs.get("unbiased")
         chosen = axes_of(x, axes)
         centre, spread = _moments(b, x, chosen, _correction(unbiased, kwargs.get("correction")))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import fx
@@ -38,13 +39,11 @@ def externs(module: fx.GraphModule, sizes: Mapping[str, int] | None = None) -> E
                 given = next(tensors)
                 table[source] = given.clone() if isinstance(given, torch.Tensor) else given
 
-        def value_of(arg: fx.Node) -> object:
+        def value_of(arg: fx.Node) -> Any:  # map_arg is typed for nodes only
             return table[arg]
 
-        # Fx's map_arg is typed for nodes only.
-        args = map_arg(original.args, value_of)  # type: ignore[arg-type]
-        # Fx's map_arg is typed for nodes only.
-        kwargs = map_arg(original.kwargs, value_of)  # type: ignore[arg-type]
+        args = map_arg(original.args, value_of)
+        kwargs = map_arg(original.kwargs, value_of)
         result: Value = original.target(*args, **kwargs)
         return tuple(result) if isinstance(result, list) else result
 

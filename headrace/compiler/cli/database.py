@@ -173,7 +173,7 @@ def why(
     """
     from headrace.autotune.evidence import DatabaseEvidence
     from headrace.autotune.ladder import answer_of
-    from headrace.compiler.resolve import host_device
+    from headrace.compiler.devices import host_device
 
     out = Output(json)
     with opened(database) as store:

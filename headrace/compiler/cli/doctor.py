@@ -61,7 +61,7 @@ def examine(*, quick: bool = False) -> dict[str, list[Finding]]:
             machine.kernel_cache(),
             *measured,
         ],
-        "around": [machine.accelerators(), machine.cpp_compiler(), _database(), _settings()],
+        "around": [machine.accelerators(), machine.cpp_compiler(), _database(), _figures(), _settings()],
     }
 
 
@@ -87,6 +87,35 @@ def _database() -> Finding:
         return Finding("database", f"{path}: {held.rows} rows over {held.operations} operations{damaged}")
 
     return _shielded("database", look)
+
+
+def _figures() -> Finding:
+    """What the cost model takes this machine for."""
+
+    def look() -> Finding:
+        import datetime
+
+        from headrace.autotune.db.store import Store
+        from headrace.autotune.discover import remembered
+        from headrace.configuration import current
+
+        path, threads = current().database_path, machine.threads()
+        found = None
+        if path.exists():
+            with Store.open(path, readonly=True, warn=lambda _: None) as store:
+                found = remembered(threads, store)
+        if found is None:
+            return Finding("remembered figures", f"none for {threads} threads (the first run measures them)")
+        date = datetime.datetime.fromtimestamp(found.measured).date()
+        taken = date.isoformat() if found.measured else "undated"
+        return Finding(
+            "remembered figures",
+            f"reads {found.bandwidth / 1e9:.1f} GB/s, computes {found.flops_f32 / 1e9:.0f} GFLOP/s in f32, "
+            f"{found.flops_16 / 1e9:.0f} in bf16 ({threads} threads, {taken}); "
+            "`headrace tune run` measures again what is a day old",
+        )
+
+    return _shielded("remembered figures", look)
 
 
 def _settings() -> Finding:

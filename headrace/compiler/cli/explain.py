@@ -14,9 +14,9 @@ from headrace.compiler.cli.database import Database
 from headrace.compiler.cli.output import Json, Output, seconds, shortened
 from headrace.compiler.cli.subject import HELP, load
 from headrace.compiler.cli.trace import Traced, trace
+from headrace.compiler.decisions import Decision
 from headrace.compiler.options import Options
 from headrace.compiler.records import GraphRecord
-from headrace.compiler.runtime import Decision
 from headrace.configuration import current
 from headrace.errors import UnknownOption
 
@@ -173,7 +173,7 @@ def _because(decision: Decision | None) -> str:
 
 def _sources(out: Output, decisions: list[Decision]) -> None:
     from headrace.codegen.kernel import instantiate
-    from headrace.compiler.resolve import host_device
+    from headrace.compiler.devices import host_device
     from headrace.ir.schedule import Schedule
     from headrace.ir.spec import parse_spec
 

@@ -84,7 +84,7 @@ def table_of(spec: Gemm, store: Store, device: Device) -> RegimeTable:
 def show(out: Output, subject: str, claim: str, drawing: Path | None, database: Path | None = None) -> None:
     """Print the table of each product of a subject, and draw it."""
     from headrace.autotune.evidence import DatabaseEvidence
-    from headrace.compiler.resolve import host_device
+    from headrace.compiler.devices import host_device
 
     device = host_device()
     specs = products(subject, claim)
@@ -158,7 +158,7 @@ def regimes(
     Example: headrace tune regimes model.pt2 --budget 600
     """
     from headrace.autotune.regime_scan import GRID, measure_regimes
-    from headrace.compiler.resolve import host_device
+    from headrace.compiler.devices import host_device
 
     out = Output(json)
     chosen = _grid(grid) or GRID

@@ -17,9 +17,10 @@ from torch import fx
 
 from headrace import upstream
 from headrace.compiler.cli.subject import Subject
+from headrace.compiler.decisions import Decision
 from headrace.compiler.options import Options
 from headrace.compiler.records import GraphRecord
-from headrace.compiler.runtime import RUNTIME, Decision
+from headrace.compiler.scopes import RUNTIME, entered
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +50,14 @@ def trace(subject: Subject, options: Options) -> Traced:
             records.append(rewriting.record)
         return compiled
 
-    resolve.use(options)
+    scope = RUNTIME.scope(options)
     breaks = _graph_breaks()
-    RUNTIME.forget()  # so that what is found below was decided for this subject
+    scope.forget()  # so that what is found below was decided for this subject
     compiled = torch.compile(subject.function, backend=backend)
-    with torch.no_grad(), upstream.many_recompilations():
+    with torch.no_grad(), upstream.many_recompilations(), entered(scope):
         subject.run(compiled)
     specs = {claim.spec for record in records for claim in record.claims}
-    decisions = tuple(decision for decision in RUNTIME.decisions() if decision.spec in specs)
+    decisions = tuple(decision for decision in scope.decisions() if decision.spec in specs)
     return Traced(subject.name, tuple(records), dict(_graph_breaks() - breaks), decisions)
 
 

@@ -31,14 +31,15 @@ def run(
 
     Example: headrace tune run model.pt2 --budget 120
     """
-    from headrace.compiler.resolve import host_device
+    from headrace.compiler.devices import host_device, host_device_of_today
 
     out = Output(json)
     options = Options(claim=claim, tuning="off")
     traced = [trace(each, options) for each in load(subject)]
     wanted = [task for each in traced for task in tuning.tasks(each.decisions, each.graphs)]
-    device = host_device()
-    with opened(database, readonly=dry_run or mode == "replay") as store:
+    only_read = dry_run or mode == "replay"
+    with opened(database, readonly=only_read) as store:
+        device = host_device() if only_read else host_device_of_today(store)
         missing = tuning.unknown(wanted, store, device)
         out.line(f"{len(wanted)} operations, {len(missing)} of them unknown here; {budget:.0f} s at most")
         if dry_run or not wanted:

@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from headrace.compiler.cli.output import Output, seconds, shortened
+from headrace.compiler.decisions import Decision
 from headrace.compiler.records import GraphRecord
-from headrace.compiler.runtime import RUNTIME, Decision
+from headrace.compiler.scopes import RUNTIME
 from headrace.ir.evidence import Rung
 from headrace.ir.spec import parse_spec
 
@@ -66,8 +67,7 @@ def tune(
 
     with _display(out, budget) as shown:
         report = run(wanted, device, store, budget, shown, seed, mode=mode, default=resolve.untuned)
-    # A new resolver, since the old one's evidence remembers what it did not know.
-    RUNTIME.use(resolve.make_resolver(resolve.in_use()))
+    RUNTIME.forget()
     return report
 
 

@@ -71,6 +71,10 @@ class Normalizer:
             raise SpecSyntaxError("only a unified maximum has a constant phi")
         if self.stabilizer is Stabilizer.UNIFIED and self.weighting is not Weighting.EXP:
             raise SpecSyntaxError(f"a unified maximum stabilizes exp, not {self.weighting}")
+        if self.stabilizer is Stabilizer.UNIFIED and self.denominator is Denominator.NONE:
+            raise SpecSyntaxError(
+                "phi cancels in the sum that divides; without it a Spec says exp/none/online"
+            )
         if abs(self.phi) > 1 << 20:
             raise SpecSyntaxError(f"phi = {self.phi} is out of range")
 

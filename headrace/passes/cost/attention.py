@@ -68,8 +68,9 @@ def decode(
     plain = machine(device, constants, matrix_peak(device, 2))
     copies = ((group > 1) & (kv > 1) & (b > 1)) if engine.copies else np.zeros(b.shape)
     best = np.full(b.shape, np.inf)
-    for split in SPLITS:
-        several = float(split > 1)
+    for most in SPLITS:
+        split = np.minimum(most, blocks)
+        several = (split > 1).astype(float)
         seconds = evaluator()(
             tiles * split, np.ceil(blocks / split), 4 * engine.rows * engine.keys * d,
             engine.rows * used / _EXPONENTIALS, 4 * loaded, loaded, 1.0, 4.0, held, unique,
@@ -77,8 +78,8 @@ def decode(
             several * 0.5, loaded, 4.0, *plain,
         )  # fmt: skip
         seconds = seconds + constants.call / device.figure("clock") * (1 + copies + 0.5 * several)
-        allowed = (blocks >= split) & ((group > 1) | engine.splits_single)
-        best = np.minimum(best, np.where((split == 1) | allowed, seconds, np.inf))
+        allowed = (split == 1) | (group > 1) | engine.splits_single
+        best = np.minimum(best, np.where(allowed, seconds, np.inf))
     return best if best.shape else float(best)
 
 

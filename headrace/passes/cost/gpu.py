@@ -7,7 +7,7 @@ from functools import lru_cache
 from headrace.codegen.work import Inner, Work
 from headrace.ir.device import Device
 from headrace.passes.cost.constants import Constants
-from headrace.passes.cost.tile import Tile, machine, matrix_peak, resident, warp_grid
+from headrace.passes.cost.tile import RUN, Tile, machine, matrix_peak, resident, warp_grid
 
 # Bytes that a program without a tile of its own (normalisations, softmax) asks for at a time.
 _STREAM = 16384.0
@@ -53,10 +53,15 @@ def _tiled(work: Work, inner: Inner, device: Device, constants: Constants) -> tu
         float(max(work.programs, 1)), float(inner.iterations), 2 * area,
         converted + inner.elements / _EXPONENTIALS, shared, float(loaded), float(max(inner.stages - 1, 1)),
         float(inner.warps), held,
-        max(work.bytes - 2 * inner.merged, 0.0), inner.exposed * constants.latency,
+        max(work.bytes - 2 * inner.merged, 0.0) * (1 + RUN / _run(inner)), inner.exposed * constants.latency,
         inner.depth, 1.0, inner.merged, float(inner.merges), float(loaded),
         inner.reduced / 16 if inner.matrix else 0.0, *machine(device, constants, peak),
     )  # fmt: skip
+
+
+def _run(inner: Inner) -> float:
+    """Adjacent bytes that a tile reads: a row of it, or all of the keys that it takes."""
+    return float(inner.reduced * inner.bytes_columns * (inner.columns if inner.elements else 1))
 
 
 @lru_cache(maxsize=4096)

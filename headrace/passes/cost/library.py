@@ -22,6 +22,8 @@ TILES = tuple(
 )  # fmt: skip
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 VECTOR = Tile(1, 8, 512, 3, 4)
+_BUFFERS = 6
+_PARTITIONED = ("sm_80", "sm_90", "sm_100")
 _PAIRS = [(tile, split) for tile in TILES for split in SPLITS]
 _CANDIDATES = Tile(
     np.array([float(tile.block_m) for tile, _ in _PAIRS]),
@@ -46,20 +48,21 @@ def gemm(
         for value in np.broadcast_arrays(*(np.asarray(v, dtype=float) for v in (m, n, k, batch)))
     )
     evaluate = evaluator()
-    unique = batch * (n * k + m * k + m * n) * bytes_x
-    if hot:
-        unique = from_memory(unique, device)
+    cached = hot & stays(batch * (n * k + m * k + m * n) * bytes_x, device)
     inputs = product(m, n, k, bytes_x, bytes_x, _CANDIDATES, device, constants,
-                     peak=matrix_peak(device, bytes_x), batch=batch, unique=unique)  # fmt: skip
+                     peak=matrix_peak(device, bytes_x), batch=batch, cached=cached)  # fmt: skip
     allowed = (_CANDIDATES.split_k == 1) | (k >= _CANDIDATES.split_k * _CANDIDATES.block_k)
     best = np.where(allowed, evaluate(*inputs), np.inf).min(axis=-1)
     inputs = product(m, n, k, bytes_x, bytes_x, VECTOR, device, constants,
-                     peak=matrix_peak(device, bytes_x, vector=True), batch=batch, unique=unique)  # fmt: skip
+                     peak=matrix_peak(device, bytes_x, vector=True), batch=batch, cached=cached)  # fmt: skip
     best = np.where(m[..., 0] == 1, np.minimum(best, evaluate(*inputs)[..., 0]), best)
     return best if best.shape else float(best)
 
 
-def from_memory(unique: Number, device: Device) -> Number:
-    """Bytes that main memory moves in a loop over a few buffers: none where they stay in the last-level
-    cache."""
-    return np.where(unique <= device.figure("last_level_bytes") / 4, 0.0, unique)
+def stays(size: Number, device: Device) -> Number:
+    """Whether operands are still in the last-level cache when a loop over several buffers comes back to them.
+
+    Where the cache has two partitions, each keeps what its multiprocessors read (NVIDIA A100 white paper).
+    """
+    copies = 2 if device.arch in _PARTITIONED else 1
+    return size * _BUFFERS * copies <= device.figure("last_level_bytes")

@@ -13,13 +13,18 @@ import numpy as np
 
 from headrace.ir.device import Device
 from headrace.passes.cost.constants import Constants
+from headrace.passes.cost.formula import PORT
 
 Number = Any  # a float or a numpy array of floats
 
 # Cycles to gather one run of elements whose addresses are not aligned enough for asynchronous copies.
 _GATHER = 5.7
-# Registers a thread needs for addresses, masks and loop counters.
-_REGISTERS = 40
+# Registers a thread needs for addresses, masks and loop counters; what it may have; and the cycles that one
+# more costs in each iteration, on its way to the first-level cache and back.
+_REGISTERS, _MOST_REGISTERS, _SPILL = 40, 255, 80
+# Bytes that main memory could have moved while it turns to another run of adjacent bytes. Weights are read in
+# runs of a tile's width; recorded timings of A100 and L40S show 128-byte runs 6 % slower than 256-byte ones.
+RUN = 16.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +69,7 @@ def resident(tile: Tile, bytes_x: Number, bytes_w: Number, device: Device) -> Nu
     buffers = np.maximum(tile.stages - 1, 1)
     shared = buffers * tile.block_k * (tile.block_m * bytes_x + tile.block_n * bytes_w) + 1024
     threads = tile.warps * max(device.warp, 32)
-    held = tile.block_m * tile.block_n / threads
-    operands = tile.block_k * (tile.block_m / rows + tile.block_n / columns) / max(device.warp, 32) / 4
-    registers = np.ceil(np.clip(held + operands + _REGISTERS, 32, 255) / 8) * 8
+    registers = np.ceil(np.clip(_registers(tile, rows, columns, device), 32, _MOST_REGISTERS) / 8) * 8
     limits = (
         np.floor((device.unit_on_chip_bytes or device.figure("on_chip_bytes")) / shared),
         np.floor(device.figure("registers") / (registers * threads)),
@@ -76,18 +79,31 @@ def resident(tile: Tile, bytes_x: Number, bytes_w: Number, device: Device) -> Nu
     return np.maximum(np.minimum.reduce(np.broadcast_arrays(*limits)), 1)
 
 
-def cache_bandwidth(device: Device) -> float:
-    """Bytes/s of the last-level cache: the record's figure, else 24 bytes a cycle and multiprocessor.
+def _registers(tile: Tile, rows: Number, columns: Number, device: Device) -> Number:
+    """Registers that a thread would like: sums, operands, and what it takes to fetch elements one by one."""
+    lanes = max(device.warp, 32)
+    threads = tile.warps * lanes
+    sums = tile.block_m * tile.block_n / threads
+    operands = tile.block_k * (tile.block_m / rows + tile.block_n / columns) / lanes / 4
+    fetched = 3 * tile.block_m * tile.block_k / threads  # a value and an address of two registers
+    return sums + operands + np.where(np.asarray(tile.copy_x) > 0, 0.0, fetched) + _REGISTERS
 
-    A multiprocessor's port takes 64; caches do not feed all ports at once. 24 is what the recorded timings of
-    A40 and L40S agree with best.
+
+def cache_bandwidth(device: Device) -> float:
+    """Bytes/s of the last-level cache: the record's figure, else 24 bytes a cycle and multiprocessor, or what
+    main memory delivers three times, as far as ports take it.
+
+    Caches do not feed all ports at once: 24 is what the recorded timings of A40 and L40S agree with best.
+    Where memory is fast the cache is faster: 3.5 times on the A100, 3.2 on the MI300X.
     """
-    return device.last_level_bandwidth or 24.0 * device.units * device.figure("clock")
+    cycles = device.units * device.figure("clock")
+    most = min(3 * device.figure("bandwidth"), PORT * cycles)
+    return device.last_level_bandwidth or max(24.0 * cycles, most)
 
 
 def product(
     m: Number, n: Number, k: Number, bytes_x: Number, bytes_w: Number, tile: Tile, device: Device,
-    constants: Constants, *, peak: float, batch: Number = 1, unique: Number | None = None,
+    constants: Constants, *, peak: float, batch: Number = 1, cached: Number = False,
 ) -> tuple[Number, ...]:  # fmt: skip
     """The INPUTS of the formula for x[M, K] times w[K, N] in one tile.
 
@@ -97,7 +113,8 @@ def product(
         device, constants: where.
         peak: operations/s of the matrix units for these operands.
         batch: independent products in one launch.
-        unique: bytes that main memory moves; by default each operand once and the result.
+        cached: whether the operands are in the last-level cache; otherwise main memory moves each once, and
+            the result.
     """
     m, n, k, bytes_x, bytes_w = (np.asarray(v, dtype=float) for v in (m, n, k, bytes_x, bytes_w))
     bm, bn, bk, split = (
@@ -108,12 +125,12 @@ def product(
                 np.asarray(tile.by_columns))  # fmt: skip
     rows, columns = warp_grid(bm, bn, tile.warps)
     converted = np.where(bytes_w < bytes_x, bn * bk * rows / constants.convert, 0.0)
-    # Rows of less than a line of 128 bytes: the rest of it is fetched for a neighbour that comes too late.
-    run = np.where(tile.by_columns == 1, bn * bytes_w, 128.0)
-    waste = np.sqrt(np.maximum(128.0 / run, 1.0))
-    if unique is None:
-        unique = batch * (n * k * bytes_w * waste + m * k * bytes_x + m * n * bytes_x)
-    exposed = np.where(tile.copy_x > 0, 0.0, constants.latency + bk * _GATHER)
+    run = np.where(tile.by_columns == 1, bn, bk) * bytes_w
+    # Of rows shorter than a line of 128 bytes the rest is fetched for a neighbour that comes too late.
+    waste = np.where(tile.by_columns == 1, np.sqrt(np.maximum(128.0 / run, 1.0)), 1.0) * (1 + RUN / run)
+    unique = batch * (n * k * bytes_w * waste + m * k * bytes_x + m * n * bytes_x)
+    spilled = np.maximum(_registers(tile, rows, columns, device) - _MOST_REGISTERS, 0.0)
+    exposed = np.where(tile.copy_x > 0, 0.0, constants.latency + bk * _GATHER) + spilled * _SPILL
     copied = bk * (
         bm * bytes_x * 16 / np.maximum(tile.copy_x, 4) + bn * bytes_w * 16 / np.maximum(tile.copy_w, 4)
     )
@@ -127,7 +144,7 @@ def product(
         np.maximum(tile.stages - 1, 1),
         tile.warps,
         resident(tile, bytes_x, bytes_w, device),
-        unique,
+        np.where(cached, 0.0, unique),
         exposed,
         1.0,
         1.0,
@@ -148,8 +165,7 @@ def machine(device: Device, constants: Constants, peak: float) -> tuple[float, .
     clock, units = device.figure("clock"), device.figure("units")
     return (
         peak / units / clock, units, clock, device.figure("bandwidth"), cache_bandwidth(device),
-        device.figure("last_level_bytes"), constants.launch, constants.latency, constants.dram,
-        constants.ramp, constants.sync, constants.traffic,
+        constants.launch, constants.latency, constants.dram, constants.sync, constants.traffic,
     )  # fmt: skip
 
 

@@ -7,12 +7,16 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from headrace.codegen.cpu.float8 import FLOAT8
 from headrace.codegen.cpu.ttir import Element, PointerType, Value, element_of
 from headrace.codegen.cpu.vector.emit import Emitter
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 from headrace.codegen.cpu.vector.memory.prefetch import Prefetches
+
+if TYPE_CHECKING:
+    from headrace.codegen.cpu.vector.analysis.ranges import Known
 
 _ELEMENTS = {"f16": "half", "bf16": "bfloat", "f32": "float", "f64": "double", "index": "i64"}
 SIZES = {
@@ -142,6 +146,7 @@ class Context:
         self.facts: frozenset[Fact] = frozenset()
         self.prefetches = Prefetches()
         self.uniform: dict[str, str] = {}  # scalar by the name of the vector that repeats it
+        self.known: dict[str | int, Known] = {}  # integers by SSA name, or by `Expr.uid`; see `ranges`
         self._tags = 0
         self._dummy = ""
 

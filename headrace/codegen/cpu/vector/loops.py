@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from headrace.codegen.cpu.vector.analysis.masks import Limits
-from headrace.codegen.cpu.vector.context import ZERO, Context, Ix
+from headrace.codegen.cpu.vector.context import ZERO, Context, Ix, is_const_int
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Shape
 
 LaneBody = Callable[[list[Ix], Values, bool], Values]
+
+
+def quotient(g: Context, index: str, by: int) -> str:
+    """An index divided by a constant, rounded down."""
+    if is_const_int(index):
+        return str(int(index) // by)
+    return index if by == 1 else g.e.pure(f"udiv i64 {index}, {by}", (index,))
 
 
 def upper(g: Context, names: Sequence[str], size: int) -> str:

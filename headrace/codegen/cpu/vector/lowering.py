@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from headrace.codegen.cpu import ttir
 from headrace.codegen.cpu.ttir import Block, Function, Op, Value, element_of, shape_of
 from headrace.codegen.cpu.vector import dot
-from headrace.codegen.cpu.vector.analysis import effects, masks, overlap
+from headrace.codegen.cpu.vector.analysis import effects, masks, overlap, ranges
 from headrace.codegen.cpu.vector.analysis.access import vector_dim
 from headrace.codegen.cpu.vector.analysis.demand import Demand, order_of
 from headrace.codegen.cpu.vector.analysis.masks import Limits
@@ -109,7 +109,9 @@ class Lowering:
     def put(self, value: Value, expr: Expr) -> None:
         """Define a value."""
         if expr.shape == () and not isinstance(expr, Scalar):
-            expr = Scalar(expr.scalar(self.g), expr.element)
+            name = expr.scalar(self.g)
+            ranges.learn(self.g, expr, name)
+            expr = Scalar(name, expr.element)
         self.env[value] = expr
         self.s.keep.append(expr)
         self.s.uses[expr.uid] = self.uses.get(value, 0)
@@ -249,7 +251,9 @@ class Lowering:
             self.put(op.result, Transpose(source, order_of(op)))
 
     def program_id(self, op: Op) -> None:
-        self.put(op.result, Scalar(f"%p{op.int_attr('axis')}", "i32"))
+        name = f"%p{op.int_attr('axis')}"
+        self.g.known[name] = ranges.Known(0, (1 << 31) - 1)
+        self.put(op.result, Scalar(name, "i32"))
 
     def num_programs(self, op: Op) -> None:
         self.put(op.result, Scalar(f"%g{op.int_attr('axis')}", "i32"))

@@ -1,18 +1,21 @@
 """Masks as upper bounds of dimensions.
 
 ``offs < n`` with ``offs`` of stride one along a dimension means "that dimension is valid up to n -
-offs[0]". A mask is
-split into such bounds and a rest that is evaluated element by element. Loops stop at the bounds and tell
-the context so (facts); a load or store then tests only what no loop has established.
+offs[0]". A mask is split into such bounds and a rest that is evaluated element by element. Loops stop at the
+bounds and tell the context so (facts); a load or store then tests only what no loop has established.
+
+Where ``offs`` may wrap around within the tile (see ``ranges``) the bound holds if it does not; if it does,
+the dimension is unbounded and the rest compares the elements.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from headrace.codegen.cpu.vector.analysis import ranges
 from headrace.codegen.cpu.vector.analysis.affine import stride_along
 from headrace.codegen.cpu.vector.context import Context, Index, is_const_int, vector_type
-from headrace.codegen.cpu.vector.expr import Broadcast, ExpandDims, Expr, Transpose
+from headrace.codegen.cpu.vector.expr import Broadcast, ExpandDims, Expr, Transpose, Uniform
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 
 Limits = dict[int, tuple[str, ...]]
@@ -27,7 +30,7 @@ class Box:
 
 
 EVERYTHING = Box({}, ())
-_FAR = 1 << 62  # beyond every index
+_FAR = 1 << 62  # the difference of two integers below it needs no more than 64 bits
 _FLIP = {"slt": "sgt", "sle": "sge", "sgt": "slt", "sge": "sle"}
 
 
@@ -65,9 +68,14 @@ def _collect(g: Context, mask: Expr, limits: dict[int, list[str]], rest: list[Ex
     if bound is None:
         rest.append(mask)
         return
+    dim, limit, straight = bound
+    if straight != "true":
+        known = Uniform(straight, "i1", mask.shape)
+        rest.append(Elementwise("arith.ori", (known, mask), mask.shape, "i1", {}))
     for outer, d in dims.items():
-        if d == bound[0] and bound[1] != str(mask.shape[outer]):
-            limits.setdefault(outer, []).append(bound[1])
+        size = str(mask.shape[outer])
+        if d == dim and limit != size and straight != "false":
+            limits.setdefault(outer, []).append(g.select("i1", straight, "i64", limit, size))
 
 
 def _again(step: Expr, source: Expr) -> Expr:
@@ -79,8 +87,8 @@ def _again(step: Expr, source: Expr) -> Expr:
     return Broadcast(source, step.shape)
 
 
-def _bound(g: Context, expr: Expr) -> tuple[int, str] | None:
-    """(dimension, limit) of a comparison that says "index below limit"."""
+def _bound(g: Context, expr: Expr) -> tuple[int, str, str] | None:
+    """(dimension, limit, condition) of a comparison that says "index below limit" if the condition holds."""
     if not isinstance(expr, Elementwise) or expr.op != "arith.cmpi":
         return None
     predicate = str(expr.attrs["predicate"])
@@ -97,15 +105,29 @@ def _bound(g: Context, expr: Expr) -> tuple[int, str] | None:
     (dim,) = left.varies
     if stride_along(g, left, dim) != 1:
         return None
+    straight = ranges.straight(g, left, dim)
+    if straight == "false":
+        return dim, "0", straight
     lo = _wide(g, left.scalar(g), left.element)
     hi = _wide(g, right.scalar(g), right.element)
-    if right.element == "i64" and not is_const_int(hi):
-        # The largest integer may stand for "no limit": neither hi + 1 nor hi - lo may wrap around.
-        hi = g.smax(str(-_FAR), g.smin(hi, str(_FAR)))
+    size = left.shape[dim]
+    if left.element == "i64" and not (_near(ranges.base_of(g, left)) and _near(ranges.base_of(g, right))):
+        return dim, _distance(g, lo, hi, size, predicate), straight
     if predicate == "sle":
         hi = g.add(hi, "1")
-    size = str(left.shape[dim])
-    return dim, g.smax("0", g.smin(g.sub(hi, lo), size))
+    return dim, g.smax("0", g.smin(g.sub(hi, lo), str(size))), straight
+
+
+def _near(x: ranges.Known) -> bool:
+    return x.low > -_FAR and x.high < _FAR
+
+
+def _distance(g: Context, lo: str, hi: str, size: int, predicate: str) -> str:
+    """How many of ``size`` integers from ``lo`` on are below ``hi`` (or not above it), where ``hi - lo`` may
+    need 65 bits: the largest integer may stand for "no limit"."""
+    more = int(predicate == "sle")
+    apart = g.call("llvm.umin.i64", "i64", ("i64", g.sub(hi, lo)), ("i64", str(size - more)))
+    return g.select("i1", g.cmp(predicate, lo, hi), "i64", g.add(apart, str(more)), "0")
 
 
 def _wide(g: Context, value: str, element: str) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from headrace.codegen.cpu.ttir import Block as TtirBlock
 from headrace.codegen.cpu.ttir import Op, Value, element_of, shape_of
 from headrace.codegen.cpu.vector import dot
-from headrace.codegen.cpu.vector.analysis import effects
+from headrace.codegen.cpu.vector.analysis import effects, ranges
 from headrace.codegen.cpu.vector.analysis.access import valid, vector_dim
 from headrace.codegen.cpu.vector.analysis.masks import Limits
 from headrace.codegen.cpu.vector.context import SIZES, Ix, element_type
@@ -158,7 +158,10 @@ class _Loop:
         self.skip = skip
         self.kind = element_type(element_of(op.operands[0].type))
         self.bounds = tuple(lowering.scalar(v) for v in op.operands[:3])
-        self.predicate = "ult" if op.attrs.get("unsigned") else "slt"
+        unsigned = bool(op.attrs.get("unsigned"))
+        self.predicate = "ult" if unsigned else "slt"
+        lo, hi, step = self.bounds
+        self.known = ranges.counter(self.g, lo, step, hi, self.kind, unsigned)
         self.registers = Registers(lowering, carried)
         self.updates: list[Accumulate] = []
         self.shapes: list[tuple[int, ...]] = []
@@ -168,6 +171,7 @@ class _Loop:
         """Lower the body for one iteration; what is summed, one expression per accumulator."""
         lowering = self.lowering
         lowering.put(self.body.args[0], Scalar(iv, self.kind))
+        self.g.known[iv] = self.known
         self.registers.bind(args)
         lowering.block(self.body, self.skip)
         exprs = []

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from headrace.codegen.cpu.ttir import Block, Op, PointerType, Value, element_of, shape_of
+from headrace.codegen.cpu.vector.analysis import ranges
 from headrace.codegen.cpu.vector.context import SIZES, element_type, pointee_of, text
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Expr, Scalar, Uniform
@@ -113,6 +114,10 @@ class Registers:
                 self.lowering.put(target, Scalar(name, element_type(element_of(c.arg.type))))
                 continue
             start = self.start[c.arg]
+            if start.element != "ptr":
+                # Steps that are made within the loop are not there yet.
+                steps = [self.lowering.env.get(step) for step in c.steps]
+                self.lowering.g.known[name] = ranges.multiple(self.lowering.g, steps, start.element)
             offset = Uniform(name, self._offset_type(c), start.shape)
             op = "tt.addptr" if start.element == "ptr" else "arith.addi"
             pointee = pointee_of(c.arg) if start.element == "ptr" else ""

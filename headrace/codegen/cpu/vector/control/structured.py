@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headrace.codegen.cpu.ttir import Block, Op, Value, element_of, shape_of
-from headrace.codegen.cpu.vector.analysis import effects
+from headrace.codegen.cpu.vector.analysis import effects, ranges
 from headrace.codegen.cpu.vector.analysis.inplace import updates_in_place
 from headrace.codegen.cpu.vector.context import element_type, text
 from headrace.codegen.cpu.vector.control import contraction
@@ -44,6 +44,8 @@ def for_loop(lowering: Lowering, op: Op) -> None:
     turned.prepare(lowering, op)
     lo, hi, step = (lowering.scalar(v) for v in op.operands[:3])
     kind = element_type(element_of(op.operands[0].type))
+    unsigned = bool(op.attrs.get("unsigned"))
+    known = ranges.counter(g, lo, step, hi, kind, unsigned)
     tiles = [c for c in carried if c.kind == "tile"]
     registers = Registers(lowering, carried)
     pairs: list[tuple[Buffer, Buffer]] = []
@@ -66,6 +68,7 @@ def for_loop(lowering: Lowering, op: Op) -> None:
     def run(iv: str, args: Values) -> Values:
         with s.scope():
             lowering.put(body.args[0], Scalar(iv, kind))
+            g.known[iv] = known
             registers.bind(args[:count])
             nexts = []
             for k, (c, (first, second)) in enumerate(zip(tiles, pairs, strict=True)):
@@ -87,8 +90,7 @@ def for_loop(lowering: Lowering, op: Op) -> None:
                 outs += [] if first is second else [then.pointer, now]
             return outs
 
-    predicate = "ult" if op.attrs.get("unsigned") else "slt"
-    finals = g.e.loop(lo, hi, step, inits, run, kind, True, predicate)
+    finals = g.e.loop(lo, hi, step, inits, run, kind, True, "ult" if unsigned else "slt")
     registers.bind(finals[:count], final=True)
     for k, (c, (first, second)) in enumerate(zip(tiles, pairs, strict=True)):
         pointer = first.pointer if first is second else finals[places[k]]

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from headrace.codegen.cpu.vector.analysis.access import valid
 from headrace.codegen.cpu.vector.context import SIZES, is_const_int
+from headrace.codegen.cpu.vector.dot import spread
 from headrace.codegen.cpu.vector.dot.product import Product, products
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Transpose
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.lanes.pairs import PairProduct, Pairs, as_words
 from headrace.codegen.cpu.vector.loops import upper
-from headrace.codegen.cpu.vector.memory import ahead
 from headrace.codegen.cpu.vector.reduction.accumulate import direct
 from headrace.codegen.cpu.vector.reduction.combine import Combine
 from headrace.codegen.cpu.vector.reduction.reduce import across, along
@@ -58,21 +58,21 @@ def lower(p: Product) -> Expr:
     for d in (a, b, c):
         s.prepare(d, fuse=False)
     buffer = p.buffer()
-    load = ahead.source(b)
-    if load is not None and p.few_rows:
-        load.next_tile = ahead.hidden_distance(g, load)
+    following = spread.of(g, b, hidden=True) if p.few_rows else None
+    asks = spread.Interleaved(g, following, light=m == 1) if following is not None else None
     by_k = direct(b, 0) and not direct(b, 1)
     if by_k:
         product = widened(s, _stored(s, a, 1), b)
         m_block = 1 if m == 1 else 4
         names = valid(g, product, 2) or ()
-        along(s, product, 2, _ADD, names, p.limits, buffer, c, m_block, 8 if m_block == 1 else 4)
+        along(s, product, 2, _ADD, names, p.limits, buffer, c, m_block, 8 if m_block == 1 else 4, asks)
         return buffer
     m_block = 1 if m == 1 else 4 if n > g.machine.lanes else 8
     pairs = a.element == b.element == "bfloat" and g.machine.bf16_dot and k % 32 == 0 and n % 16 == 0
     if not pairs:
         product = widened(s, _stored(s, a, 1), _stored(s, b, 1))
-        across(s, product, 2, 1, _ADD, valid(g, product, 2) or (), p.limits, buffer, c, m_block)
+        names = valid(g, product, 2) or ()
+        across(s, product, 2, 1, _ADD, names, p.limits, buffer, c, m_block, asks=asks)
         return buffer
     right: Expr = Pairs(_stored(s, b, 1))
     if not p.few_rows:
@@ -91,7 +91,7 @@ def lower(p: Product) -> Expr:
         if is_const_int(hi)
         else g.e.pure(f"lshr i64 {g.add(hi, '1')}, 1", (g.add(hi, "1"),))
     )
-    across(s, product, 2, 1, _ADD, (), p.limits, buffer, c, m_block, halves)
+    across(s, product, 2, 1, _ADD, (), p.limits, buffer, c, m_block, halves, asks)
     return buffer
 
 

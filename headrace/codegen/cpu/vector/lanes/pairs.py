@@ -21,12 +21,24 @@ class Pairs(Expr):
     def down(self, position: int, dim: int) -> int:
         return dim if dim == 1 else NONE
 
-    def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
+    def rows(self, g: Context, index: Index, width: int, row: int) -> tuple[str, int, int]:
+        """Elements of the even or the odd row of pairs: their vector, its length, and where in it they begin.
+
+        A whole line is read for both of its halves, where its place is constant. (Where it is not, the second
+        half may be beyond a bound.)
+        """
         k, n = index
         base = None if k.base is None else g.mul(k.base, "2")
-        rows = [self.operands[0].eval(g, (Ix(base, 2 * k.off + r), n), 1, width) for r in (0, 1)]
-        order = [lane + width * r for lane in range(width) for r in (0, 1)]
-        both = g.shuffle("i16", width, rows[0], rows[1], order)
+        start = n.off % (2 * width)
+        whole = n.base is None and start % width == 0 and self.shape[1] % (2 * width) == 0
+        length, first = (2 * width, start) if whole else (width, 0)
+        at = (Ix(base, 2 * k.off + row), n.plus(-first))
+        return self.operands[0].eval(g, at, 1, length), length, first
+
+    def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
+        (even, length, first), (odd, _, _) = (self.rows(g, index, width, row) for row in (0, 1))
+        order = [first + lane + length * r for lane in range(width) for r in (0, 1)]
+        both = g.shuffle("i16", length, even, odd, order)
         return g.bitcast(f"<{2 * width} x i16>", both, f"<{width} x i32>")
 
 
@@ -39,6 +51,14 @@ class PairProduct(Expr):
 
     def down(self, position: int, dim: int) -> int:
         return {(0, 0): 0, (0, 2): 1, (1, 1): 1, (1, 2): 0}.get((position, dim), NONE)
+
+    def read(self, g: Context, indices: list[Index], width: int) -> None:
+        """Read what updates at these indices along n will want, one row after the other."""
+        pairs = self.operands[1].resolved()
+        if isinstance(pairs, Pairs):
+            for row in (0, 1):
+                for _, n, k in indices:
+                    pairs.rows(g, (k, n), width, row)
 
     def update(self, g: Context, acc: str, index: Index, width: int) -> str:
         """``acc`` (16 lanes along n) plus the pair at ``index``."""

@@ -27,6 +27,20 @@ def fetch(g: Context, pointer: str) -> None:
     g.e.effect(f"call void @llvm.prefetch.p0(ptr {pointer}, i32 0, i32 2, i32 1)")
 
 
+def fetch_before(g: Context, pointer: str, element: str, width: int, value: str) -> str:
+    """:func:`fetch`, before anything is done with a vector ``value``: the same under another name.
+
+    LLVM's scheduler may move a request away from the reads that it stood between, and gathers those of a
+    block at its end, where they arrive at little more than half the rate (see :mod:`..dot.spread`). Empty
+    assembly that takes the value and gives it back has its place after the request and before what follows.
+    """
+    fetch(g, pointer)
+    if SIZES[element] * width not in (16, 32, 64):
+        return value
+    register, type_ = "v" if g.machine.avx512 else "x", vector_type(element, width)
+    return g.e.here(f'call {type_} asm sideeffect "", "={register},0"({type_} {value})')
+
+
 class Pointers:
     """A tensor of pointers with what is known about its strides."""
 
@@ -80,7 +94,6 @@ class Load(Expr):
         self.mask = mask
         self.other = other
         self.ahead = ""  # distance in bytes to what the next program will load
-        self.next_tile = ""  # distance in bytes to what the next iteration will load
         self._box: masks.Box | None = None
 
     def box(self, g: Context) -> masks.Box:
@@ -142,8 +155,6 @@ class Load(Expr):
             if scalar != "true":
                 pointer = g.select("i1", scalar, "ptr", pointer, g.zeros())
             if vector == "true":
-                if self.next_tile and index[dim].off * align % LINE == 0:
-                    fetch(g, g.gep("i8", pointer, self.next_tile))
                 if self.ahead and index[dim].off * align % LINE == 0:
                     g.prefetches.offer(g.e, self.uid, pointer, self.ahead, align)
                 return g.load(element, width, pointer)

@@ -12,11 +12,13 @@ from headrace.codegen.cpu.vector.context import ZERO, Context, Ix, is_const_int,
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Shape
 from headrace.codegen.cpu.vector.loops import lanes, rows, upper
-from headrace.codegen.cpu.vector.memory.transfer import Load
+from headrace.codegen.cpu.vector.memory.transfer import Load, fetch_before
+from headrace.codegen.cpu.vector.memory.transfer import fetch as bring
 from headrace.codegen.cpu.vector.reduction.accumulate import Accumulate
 from headrace.codegen.cpu.vector.reduction.combine import Combine, horizontal
 
 Row = list[Ix]
+_ORDERED = 8  # vectors along the axis up to which a block is written out row by row
 AHEAD = 4096  # bytes; from 4 to 8 KiB is best for narrow weights, nearer ones come too late
 
 
@@ -81,14 +83,39 @@ def sweep_axis(
     sets: int,
     heavy: bool = False,
     streams: Sequence[Stream] = (),
+    lines: Sequence[str] = (),
 ) -> Values:
     """Run along ``axis`` for a block; ``values`` holds ``sets`` accumulators per row and term, terms
-    outermost. What ``streams`` will read soon is fetched into the second cache."""
+    outermost. What ``streams`` will read soon is fetched into the second cache, and so are ``lines``: where
+    the whole sweep is a few vectors, one between two reads, and these then go row by row."""
     count = len(block.rows)
     size = terms[0].expr.shape[axis]
     step = terms[0].acc.step
     hi = upper(g, names, size)
     types = [t.acc.type for t in terms for _ in range(sets * count)]
+    chunks = size // step
+    ordered = bool(lines) and not names and chunks <= _ORDERED and chunks * step == size
+    unroll = sets if heavy else max(sets, 2)
+    if ordered:
+        unroll = chunks
+    else:
+        for line in lines:
+            bring(g, line)
+
+    def row_by_row(at: list[Ix], carried: Values, _: bool) -> Values:
+        carried = list(carried)
+        for n in range(block.n):
+            for u, ix in enumerate(at):
+                for m in range(block.m):
+                    r = m * block.n + n
+                    index = (*block.rows[r][:axis], ix, *block.rows[r][axis + 1 :])
+                    for t, term in enumerate(terms):
+                        slot = (t * sets + u % sets) * count + r
+                        carried[slot] = term.acc.update(g, term.expr, carried[slot], index, axis, None)
+                e = term.acc.combine.element
+                for line in share(lines, n * chunks + u, block.n * chunks):
+                    carried[slot] = fetch_before(g, line, e, term.acc.width, carried[slot])
+        return carried
 
     def body(at: list[Ix], carried: Values, tail: bool) -> Values:
         carried = list(carried)
@@ -106,9 +133,13 @@ def sweep_axis(
                     fetch(g, stream.load.pointers.at(g, index, stream.dim), AHEAD)
         return carried
 
-    return lanes(
-        g, size, step, names, list(zip(types, values, strict=True)), body, sets if heavy else max(sets, 2)
-    )
+    inits = list(zip(types, values, strict=True))
+    return lanes(g, size, step, names, inits, row_by_row if ordered else body, unroll)
+
+
+def share(lines: Sequence[str], part: int, parts: int) -> Sequence[str]:
+    """One of equal parts."""
+    return lines[part * len(lines) // parts : (part + 1) * len(lines) // parts]
 
 
 def fold(g: Context, acc: Accumulate, values: Values, sets: int, count: int) -> str:

@@ -75,8 +75,14 @@ def horizontal(g: Context, combine: Combine, vectors: Sequence[str], width: int)
     bit = 0
     while len(level) > 1:
         step = 1 << bit
+        # Which elements within 128 bits are combined does not matter, and to interleave two vectors is one
+        # instruction where to take every other element of both is two.
+        quads = bit == 0 and width % 4 == 0
         left = [n if not n & step else width + (n & ~step) for n in range(width)]
         right = [n | step if not n & step else width + n for n in range(width)]
+        if quads:
+            left = [n // 4 * 4 + n % 4 // 2 + width * (n % 2) for n in range(width)]
+            right = [n + 2 for n in left]
         level = [
             combine.apply(g, g.shuffle(e, width, a, b, left), g.shuffle(e, width, a, b, right), width)
             for a, b in zip(level[::2], level[1::2], strict=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from headrace.codegen.cpu.vector.analysis.access import valid, vector_dim
 from headrace.codegen.cpu.vector.analysis.masks import Limits
 from headrace.codegen.cpu.vector.context import Context, Ix, vector_type
@@ -9,7 +11,8 @@ from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Shape, packed
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.lanes.pairs import PairProduct
-from headrace.codegen.cpu.vector.loops import lanes, rows, upper
+from headrace.codegen.cpu.vector.loops import lanes, quotient, rows, upper
+from headrace.codegen.cpu.vector.memory.transfer import fetch_before
 from headrace.codegen.cpu.vector.reduction.accumulate import accumulate
 from headrace.codegen.cpu.vector.reduction.blocks import (
     Block,
@@ -18,12 +21,16 @@ from headrace.codegen.cpu.vector.reduction.blocks import (
     is_zero,
     outside,
     row_blocks,
+    share,
     store_block,
     supports_outside,
     sweep_axis,
 )
 from headrace.codegen.cpu.vector.reduction.combine import Combine
 from headrace.codegen.cpu.vector.schedule import Scheduler, numel
+
+# Told which part of the work comes now, and of how many: the lines to ask for meanwhile.
+Asks = Callable[[str, int], list[str]]
 
 
 def reduce_tile(s: Scheduler, expr: Expr, axis: int, combine: Combine, demanded: Limits) -> Expr | str:
@@ -77,8 +84,12 @@ def along(
     init: Expr | None,
     m_block: int,
     n_block: int,
+    asks: Asks | None = None,
 ) -> None:
-    """Reduce along the vector into ``into`` (plus ``init``), ``m_block`` x ``n_block`` results at a time."""
+    """Reduce along the vector into ``into`` (plus ``init``), ``m_block`` x ``n_block`` results at a time.
+
+    ``asks``, for a product of matrices, says at each block of results what to ask for meanwhile.
+    """
     g = s.g
     acc = accumulate(g, combine, expr, axis, s.uses, s.keep)
     if init is not None and is_zero(init, g):
@@ -89,9 +100,10 @@ def along(
 
     def emit(block: Block) -> None:
         count = len(block.rows)
+        lines = _lines(g, asks, expr.shape, axis, block, m_block, n_block) if asks is not None else []
         sets = max(1, min((4 if heavy else 16) // count, expr.shape[axis] // acc.step, 4))
         start = [acc.neutral(g)] * (sets * count)
-        values = sweep_axis(g, [Term(expr, acc)], axis, block, names, start, sets, heavy)
+        values = sweep_axis(g, [Term(expr, acc)], axis, block, names, start, sets, heavy, lines=lines)
         vector = fold(g, acc, values, sets, count)
         width = 1
         while width < count:
@@ -110,6 +122,20 @@ def along(
     row_blocks(g, expr.shape, axis, limits, m_block, n_block, emit)
 
 
+def _lines(
+    g: Context, asks: Asks, shape: Shape, axis: int, block: Block, m_block: int, n_block: int
+) -> list[str]:
+    """What to ask for at a whole block of a matrix; blocks are counted row by row."""
+    m, n = (size for d, size in enumerate(shape) if d != axis)
+    whole = (min(m_block, m), min(n_block, n))
+    if (block.m, block.n) != whole:
+        return []
+    first = (g.index(ix) for d, ix in enumerate(block.rows[0]) if d != axis)
+    row, column = (quotient(g, at, size) for at, size in zip(first, whole, strict=True))
+    each = n // whole[1]
+    return asks(g.add(g.mul(row, str(each)), column), m // whole[0] * each)
+
+
 def across(
     s: Scheduler,
     expr: Expr,
@@ -122,10 +148,12 @@ def across(
     init: Expr | None,
     m_block: int,
     extent: str = "",
+    asks: Asks | None = None,
 ) -> None:
     """Reduce with vectors along ``dim``: ``m_block`` rows times up to eight vectors of accumulators.
 
-    ``extent`` replaces the bound of the reduced dimension that follows from ``names``.
+    ``extent`` replaces the bound of the reduced dimension that follows from ``names``. ``asks``, for a
+    product of matrices, says at each step what to ask for meanwhile.
     """
     g = s.g
     e = combine.element
@@ -146,6 +174,7 @@ def across(
     hi = extent or upper(g, names, expr.shape[axis])
     step = min(4 if m_block == 1 else 2, expr.shape[axis])
     vectors = min(8 if m_block == 1 else 4, expr.shape[dim] // width)
+    rows_of = expr.shape[others[0]] if others else 1
 
     def tile(block: list[list[Ix]]) -> None:
         def body(at: list[Ix], _: Values, tail: bool) -> Values:
@@ -156,11 +185,23 @@ def across(
                 full[dim], full[axis] = ix, k
                 return tuple(full)
 
+            def soon(iv: str) -> list[str]:
+                if asks is None or (len(block), len(at)) != (min(m_block, rows_of), vectors):
+                    return []
+                passes, steps = expr.shape[dim] // width // vectors, expr.shape[axis] // step
+                row = quotient(g, g.index(block[0][others[0]]), len(block))
+                part = g.add(g.mul(row, str(passes)), quotient(g, g.index(at[0]), vectors * width))
+                turn = g.add(g.mul(part, str(steps)), quotient(g, iv, step))
+                return asks(turn, rows_of // len(block) * passes * steps)
+
             def run(lo: str, end: str, count: int, carried: Values) -> Values:
                 def inner(iv: str, args: Values) -> Values:
                     args = list(args)
+                    lines = soon(iv) if count == step else []
                     with g.knowing([(n, tag) for n in names]):
                         for u in range(count):
+                            if lines and isinstance(top, PairProduct):
+                                top.read(g, [place(block[0], ix, Ix(iv, u, tag)) for ix in at], width)
                             for r, row in enumerate(block):
                                 for j, ix in enumerate(at):
                                     here = place(row, ix, Ix(iv, u, tag))
@@ -173,6 +214,9 @@ def across(
                                     else:
                                         value = expr.eval(g, here, dim, width)
                                         args[slot] = combine.apply(g, args[slot], value, width)
+                                    part = (u * len(block) + r) * len(at) + j
+                                    for line in share(lines, part, count * len(block) * len(at)):
+                                        args[slot] = fetch_before(g, line, e, width, args[slot])
                     return args
 
                 return g.e.loop(lo, end, str(count), [(vt, v) for v in carried], inner)
