@@ -12,6 +12,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from headrace.compiler.decisions import Decision, Resolver
@@ -19,6 +20,7 @@ from headrace.compiler.options import Options
 from headrace.compiler.resolve import default_options, make_resolver
 from headrace.compiler.restride import Kernel, Result
 from headrace.compiler.runtime import Dispatcher, Table
+from headrace.configuration import current
 from headrace.ir.spec import Attention, parse_spec
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class Runtime:
 
     def __init__(self, make: Callable[[Options], Resolver]) -> None:
         self._make = make
-        self._scopes: dict[Options, Scope] = {}
+        self._scopes: dict[tuple[Options, Path], Scope] = {}
         self._default: Scope | None = None
         self._lock = threading.RLock()
 
@@ -82,10 +84,12 @@ class Runtime:
             HeadraceError: a database that was named explicitly cannot be used.
         """
         wanted = _resolving(options)
+        # Where no database is named the settings name one, and these may have been read anew.
+        key = wanted, current().database_path
         with self._lock:
-            found = self._scopes.get(wanted)
+            found = self._scopes.get(key)
             if found is None:
-                return self._scopes.setdefault(wanted, Scope(wanted, self._make(wanted)))
+                return self._scopes.setdefault(key, Scope(wanted, self._make(wanted)))
         found.renew()
         return found
 
