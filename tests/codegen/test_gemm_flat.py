@@ -104,6 +104,21 @@ def test_any_number_of_workers_gives_the_same_product(workers: int) -> None:
         assert all(torch.equal(a, b) for a, b in zip(first, built(inputs), strict=True))
 
 
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "f16"])
+@pytest.mark.parametrize("k", [33, 16, 2])
+def test_weights_that_are_one_row_for_all_columns(dtype: str, k: int) -> None:
+    """Expanded memory: columns lie no distance apart, and words along k are copied where k is odd."""
+    spec = parse_spec(product(dtype, (64, k)))
+    generator = torch.Generator().manual_seed(k)
+    x, row = (
+        torch.randn(rows, k, generator=generator).to(spec.output_dtypes[0].to_torch()) for rows in (33, 1)
+    )
+    for block_m in (1, 4, 8, 16, 32, 64):
+        built = instantiate(str(spec), "flat", (33,), block_m=block_m, block_n=32, block_k=64, split_k=1)
+        inputs = [x, row.expand(64, k)]
+        assert_close(spec, built(inputs), inputs)
+
+
 def test_stream_k_without_shared_tiles_is_flat_bit_by_bit() -> None:
     text = product("f32", (64, 96))
     inputs = make(parse_spec(text), (4,))

@@ -58,8 +58,10 @@ class PrefillChoices:
             block_i, block_j = 64, 32
         elif head <= 128:
             block_i, block_j, warps = (64, 32, 4) if device.backend is Backend.ROCM else (128, 32, 8)
-        else:
+        elif device.backend is Backend.ROCM:
             block_i, block_j = 32, 32
+        else:
+            block_i, block_j, warps = 64, 32, 8
         fitting = nearest(values_i, max(16, min(block_i, next_power_of_two(sizes[1]))))
         warps = warps if fitting == block_i else 4
         return (Knob("block_i", fitting, values_i), Knob("block_j", block_j, values_j),
@@ -69,11 +71,7 @@ class PrefillChoices:
         assert isinstance(spec, Attention)
         least = 16 if gpu(device) else 1
         ranges: dict[str, tuple[Value, ...]] = {"block_i": powers(least, 256), "block_j": powers(16, 256)}
-        ranges |= stabilizers.ranges(spec.normalizer) | launch_ranges(device, True)
-        reason = unknown(schedule, ranges) or _refused(spec, schedule, device)
-        return reason or _attention_limits(
-            spec, int(dict(schedule.knobs)["block_i"]), sizes, schedule, device
-        )
+        return _illegal(spec, sizes, schedule, device, "block_i", ranges)
 
 
 MOST_SPLITS = 64  # whose states a merge holds in registers
@@ -109,7 +107,8 @@ class DecodeChoices:
         single = DType.F32 in (spec.q, spec.k, spec.v)
         head = max(spec.d_k, spec.d_v)
         block_j = 64 if head <= 128 and not (single and gpu(device)) else 32
-        warps = (16 if narrow(single, device) else 8) if single else 4
+        warps = 4 if not single or (head > 128 and device.backend is Backend.ROCM) else 8
+        warps = 16 if narrow(single, device) else warps
         if (head > 128 and single and gpu(device)) or narrow(single, device):
             block_j = 16
         if gpu(device):
@@ -133,11 +132,7 @@ class DecodeChoices:
         ranges: dict[str, tuple[Value, ...]] = {
             "block_r": powers(least, 128), "block_j": powers(16, 512), "splits": tuple(range(1, 129)),
         }  # fmt: skip
-        ranges |= stabilizers.ranges(spec.normalizer) | launch_ranges(device, True)
-        reason = unknown(schedule, ranges) or _refused(spec, schedule, device)
-        return reason or _attention_limits(
-            spec, int(dict(schedule.knobs)["block_r"]), sizes, schedule, device
-        )
+        return _illegal(spec, sizes, schedule, device, "block_r", ranges)
 
 
 @dataclass(frozen=True)
@@ -160,11 +155,7 @@ class StreamChoices:
         ranges: dict[str, tuple[Value, ...]] = {
             "block_r": powers(least, 128), "block_j": powers(16, 512), "workers": tuple(range(1, 8193)),
         }  # fmt: skip
-        ranges |= stabilizers.ranges(spec.normalizer) | launch_ranges(device, True)
-        reason = unknown(schedule, ranges) or _refused(spec, schedule, device)
-        return reason or _attention_limits(
-            spec, int(dict(schedule.knobs)["block_r"]), sizes, schedule, device
-        )
+        return _illegal(spec, sizes, schedule, device, "block_r", ranges)
 
 
 MOST_QUERIES = 16  # of a decoding step, speculation included; more are prefill's
@@ -201,6 +192,23 @@ def _refused(spec: Attention, schedule: Schedule, device: Device) -> str | None:
     """Why the schedule's stabilizer may not be taken."""
     taken = dict(schedule.knobs).get(stabilizers.KNOB, str(Stabilizer.ONLINE))
     return stabilizers.refusal(spec.normalizer, taken, spec.v, gpu=gpu(device))
+
+
+def _illegal(
+    spec: Attention,
+    sizes: Sizes | None,
+    schedule: Schedule,
+    device: Device,
+    rows: str,
+    ranges: dict[str, tuple[Value, ...]],
+) -> str | None:
+    """Why a schedule with these knobs, and those that all dataflows of attention have, cannot be built.
+
+    `rows` is the knob of a tile's rows of queries.
+    """
+    ranges |= stabilizers.ranges(spec.normalizer) | launch_ranges(device, True)
+    reason = unknown(schedule, ranges) or _refused(spec, schedule, device)
+    return reason or _attention_limits(spec, int(schedule[rows]), sizes, schedule, device)
 
 
 def _attention_limits(

@@ -16,6 +16,7 @@ first cache: no more rows are read together than that has ways.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from headrace.codegen.cpu.vector.context import FLOATS, SIZES, Ix, is_const_int, vector_type
 from headrace.codegen.cpu.vector.dot import micro, pack, panels
@@ -56,7 +57,9 @@ def lower(p: Product) -> Expr:
     w = min(g.machine.lanes, p.m)
     vectors = p.m // w
     tile = micro.Tile(min(_WAYS, (16 if g.machine.avx512 else 8) // vectors), vectors, w)
-    left, right = panels.source(p, p.a, arithmetic.per, 0), panels.source(p, p.b, arithmetic.per, 1)
+    left = panels.source(p, p.a, arithmetic.per, 0)
+    # Where all columns are one, vectors along them are cheap, too; here words always lie along k.
+    right = replace(panels.source(p, p.b, arithmetic.per, 1), along_k=True)
     panel = g.alloca(left.word, p.m * (p.k // arithmetic.per))
     pack.panel(g, left, "0", p.m, panel)
     place = place_of(g, right.x)
