@@ -2,8 +2,8 @@
 
 A first race finds who is close; final ones tell those apart. Each of these has a worker of its own and comes
 when all M's have had the one before: how fast two kernels are beside each other differs by some per cent from
-process to process and from minute to minute, and one draw must not decide. Calls are timed one at a time,
-between those of the others, on weights that rotate: as a model calls them.
+process to process and from minute to minute, and one draw must not decide (`regime_finals`: who meets when).
+Calls are timed one at a time, between those of the others, on weights that rotate: as a model calls them.
 
 Powers of two come first, so that a budget that ends early leaves a coarse table rather than half a fine one.
 Every race is written at once; what an earlier run measured here is not measured again.
@@ -11,7 +11,6 @@ Every race is written at once; what an earlier run measured here is not measured
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -22,6 +21,7 @@ from headrace.autotune.evidence import DatabaseEvidence
 from headrace.autotune.inputs import weight_slots
 from headrace.autotune.job import Budget
 from headrace.autotune.keys import environment, numerics
+from headrace.autotune.regime_finals import AGAINS, FINALS, Races
 from headrace.autotune.registry import CODEGEN, Registry, load_registry, refusal
 from headrace.autotune.report import Task
 from headrace.autotune.stats import median
@@ -34,13 +34,9 @@ from headrace.ir.spec import Gemm, Spec
 
 GRID = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 128, 256)
 WARMUP = 2
-# A first race of all candidates, final ones of those that came close: the seconds that each should last, and
-# the fewest and most samples of each candidate.
-FIRST, FINAL = (2.5, 9, 31), (2.5, 13, 61)
-FINALS = 2
-# Who came this close to the best in the first race is in the finals, RIVALS at most; the library, which
-# nothing may lose to, from further off.
-NEAR, NEAR_LIBRARY, RIVALS = 1.08, 1.15, 5
+# A first race of all candidates, final ones of those that came close, others of those not yet told apart: the
+# seconds that each should last, and the fewest and most samples of each candidate.
+FIRST, FINAL, AGAIN = (2.5, 9, 31), (2.5, 13, 61), (5.0, 13, 61)
 # A dataflow that needs this many times the best one's time on both sides of an M (or ever more) stays out.
 HOPELESS = 2.0
 # A schedule that came this close to the best at a neighbouring M is tried here too, and one that was this far
@@ -157,8 +153,7 @@ class _Scan:
         self._cache = "cold" if weight_slots(spec) else "warm"
         self._failed: set[Schedule] = set()
         self._checks: dict[Schedule, Check] = {}
-        self._known: dict[tuple[int, str], dict[Schedule, tuple[float, ...]]] = {}  # samples by M and race
-        self._finals: set[tuple[int, str]] = set()
+        self._races = Races()
         self._recall()
 
     def run(self, grid: list[int], progress: Callable[[Raced], None]) -> None:
@@ -174,14 +169,21 @@ class _Scan:
                 continue
             self.found[m] = known
             progress(Raced(self._spec, m, index, len(order), known, self.budget.elapsed))
+        done = [m for m in order if m in self.found]
         for turn in range(FINALS):
-            due = {m: rivals for m in order if m in self.found and (rivals := self._rivals(m, turn))}
-            if due:
-                self._bench.stop()  # another process
-            for m, rivals in due.items():
-                rounds = _rounds(sum(self.found[m][each] for each in rivals), FINAL)
-                if self.budget.left > 0:
-                    self._heat(Task(self._spec, (m,)), rivals, self._policy(rounds, Stage.FINAL))
+            self._final({m: self._races.rivals(m, turn) for m in done}, FINAL)
+        for _ in range(AGAINS):
+            self._final({m: self._races.undecided(m) for m in done}, AGAIN)
+
+    def _final(self, rivals: dict[int, list[Schedule]], plan: tuple[float, int, int]) -> None:
+        """One race for each M that has rivals, all in a process of their own."""
+        due = {m: runners for m, runners in rivals.items() if runners}
+        if due:
+            self._bench.stop()
+        for m, runners in due.items():
+            rounds = _rounds(sum(self.found[m][each] for each in runners), plan)
+            if self.budget.left > 0:
+                self._heat(Task(self._spec, (m,)), runners, self._policy(rounds, Stage.FINAL))
 
     def _wanted(self, m: int, grid: list[int]) -> list[Schedule]:
         below = [each for each in sorted(self.found) if each < m]
@@ -238,23 +240,6 @@ class _Scan:
             heats[-1].append(schedule)
         return heats
 
-    def _rivals(self, m: int, turn: int) -> list[Schedule]:
-        """Who meets in a final race at an M; nobody where one is alone or enough finals were run."""
-        known = self.found[m]
-        order = sorted(known, key=lambda each: (known[each], str(each)))
-        best = known[order[0]]
-        rivals = [each for each in order if known[each] <= NEAR * best][:RIVALS]
-        if LIBRARY not in rivals and known.get(LIBRARY, float("inf")) <= NEAR_LIBRARY * best:
-            rivals.append(LIBRARY)
-        if len(rivals) < 2:
-            return []
-        races = [self._known[race] for race in self._known if race[0] == m and race not in self._finals]
-        common = max(order, key=lambda each: sum(each in runners for runners in races))
-        if common not in rivals:  # who was in all heats joins their times
-            rivals.append(common)
-        finals = [self._known[key] for key in self._finals if key[0] == m]
-        return rivals if sum(set(rivals) <= runners.keys() for runners in finals) <= turn else []
-
     def _loss(self, m: int, dataflow: str) -> float:
         """The best time of a dataflow at an M over the best of all; infinite where it was not tried."""
         times = self.found[m]
@@ -263,19 +248,8 @@ class _Scan:
 
     def _before(self, m: int, wanted: Sequence[Schedule]) -> dict[Schedule, float] | None:
         """What earlier first races of all that is wanted gave at an M."""
-        times = self._seconds(m)
+        times = self._races.seconds(m)
         return times if set(wanted) <= times.keys() else None
-
-    def _seconds(self, m: int) -> dict[Schedule, float]:
-        """Seconds by schedule over the first races at an M; with the finals counted in, who is wanted where
-        would differ when a scan goes on."""
-        return _merged(
-            [
-                {schedule: median(samples) for schedule, samples in self._known[race].items()}
-                for race in self._known
-                if race[0] == m and race not in self._finals
-            ]
-        )
 
     def _measure(self, m: int, wanted: list[Schedule]) -> dict[Schedule, float] | None:
         task = Task(self._spec, (m,))
@@ -293,7 +267,7 @@ class _Scan:
             self._heat(task, heat, self._policy(_rounds(sum(expected.get(s, 0.0) for s in heat), FIRST)))
             for heat in self._heats(m, wanted)
         ]
-        return self._seconds(m) if all(done) else None
+        return self._races.seconds(m) if all(done) else None
 
     def _heat(self, task: Task, wanted: list[Schedule], policy: Policy) -> bool:
         (m,) = task.sizes
@@ -325,9 +299,7 @@ class _Scan:
             self._row(m, schedule, Verdict.OK, policy, samples=samples, race=race)
             for schedule, samples in together.items()
         )
-        self._known[m, race] = together
-        if policy.stage is Stage.FINAL:
-            self._finals.add((m, race))
+        self._races.add(m, race, together, final=policy.stage is Stage.FINAL)
         self.races += 1
 
     def _fail(self, m: int, schedule: Schedule, outcome: Outcome) -> None:
@@ -378,24 +350,11 @@ class _Scan:
                 self._checks[schedule] = row.check
             same = here and row.policy.cache == self._cache and row.policy.version == SINGLE
             if same and len(row.sizes) == 1 and row.verdict is Verdict.OK and row.race and row.samples:
-                race = row.sizes[0], row.race
-                self._known.setdefault(race, {})[schedule] = row.samples
-                if row.policy.stage is Stage.FINAL:
-                    self._finals.add(race)
+                final = row.policy.stage is Stage.FINAL
+                self._races.add(row.sizes[0], row.race, {schedule: row.samples}, final=final)
 
 
 def _rounds(turn: float, plan: tuple[float, int, int]) -> int:
     """Samples of each candidate for a race that should last a plan's seconds; `turn`: those of one round."""
     seconds, least, most = plan
     return most if turn <= seconds / most else max(least, round(seconds / turn))
-
-
-def _merged(races: list[dict[Schedule, float]]) -> dict[Schedule, float]:
-    """Seconds by schedule over several races, by ratios to the schedule that most of them have in common."""
-    counted = Counter(schedule for times in races for schedule in times)
-    if not counted:
-        return {}
-    anchor = max(sorted(counted, key=str), key=lambda each: counted[each])
-    joined = [times for times in races if anchor in times]
-    base = median([times[anchor] for times in joined])
-    return {schedule: base * time / times[anchor] for times in joined for schedule, time in times.items()}

@@ -239,10 +239,20 @@ def _costs(point: Point) -> dict[Schedule, float]:
     for schedule in point.ratios:
         ratio, low = point.against(schedule, best)
         loss = max(ratio - 1.0, 0.0)
-        if low <= 1.0 and loss <= TIE:
+        if is_tie(loss, low):
             loss = TIE_SHARE * loss + UNPINNED * is_library(schedule) + SPLIT * _split(schedule)
         found[schedule] = loss
     return found
+
+
+def is_tie(loss: float, low: float) -> bool:
+    """Whether noise can explain a loss: it is small, and the interval of the ratio reaches down to 1.
+
+    Args:
+        loss: the median ratio of two times, less 1.
+        low: the lower end of the ratio's interval of CONFIDENCE.
+    """
+    return low <= 1.0 and loss <= TIE
 
 
 def _split(schedule: Schedule) -> bool:

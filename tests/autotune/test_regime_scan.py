@@ -15,7 +15,8 @@ from headrace.autotune.bench import Outcome
 from headrace.autotune.db.rows import SINGLE, Policy, Stage, Verdict
 from headrace.autotune.db.store import Store
 from headrace.autotune.keys import environment, numerics
-from headrace.autotune.regime_scan import FINALS, Raced, measure_regimes
+from headrace.autotune.regime_finals import AGAINS, FINALS, MATTERS
+from headrace.autotune.regime_scan import Raced, measure_regimes
 from headrace.autotune.report import Task
 from headrace.autotune.stats import median
 from headrace.errors import TuningError
@@ -120,6 +121,50 @@ def test_who_came_close_is_raced_again_in_other_processes_when_all_sizes_are_don
     again = Noisy()
     assert measure_regimes(SPEC, DEVICE, store, 60.0, registry=REGISTRY, bench=again).table == scan.table
     assert not again.raced
+
+
+class Close(Curved):
+    """At M = 32 the library needs `loss` more than the flat product, in noise of `noise`."""
+
+    def __init__(self, loss: float, noise: float) -> None:
+        super().__init__()
+        self.loss, self.noise = loss, noise
+
+    def run(self, *arguments: object) -> Outcome:
+        outcome = super().run(*arguments)  # type: ignore[arg-type]  # as Curved's
+        if not self.raced or self.raced[-1][0] != 32:
+            return outcome
+        draw = random.Random(len(self.raced))
+        times = {"flat": 1e-3, "library": 1e-3 * (1 + self.loss)}
+        samples = {
+            s: tuple(times.get(s.dataflow, 1.3e-3) * draw.lognormvariate(0, self.noise) for _ in run)
+            for s, run in outcome.samples.items()
+        }
+        return replace(outcome, samples=samples)
+
+
+@pytest.mark.parametrize(
+    ("loss", "noise", "least", "most"),
+    [
+        (0.02, 0.001, 0, 0),  # told apart at once
+        (MATTERS / 4, 0.01, 0, 0),  # whoever is right, little is lost
+        (0.02, 0.05, 1, AGAINS),  # told apart in the end
+        (0.015, 0.1, 1, AGAINS),  # not told apart by as many samples as are enough
+    ],
+)
+def test_schedules_that_the_finals_do_not_tell_apart_meet_again(
+    loss: float, noise: float, least: int, most: int
+) -> None:
+    bench, store = Close(loss, noise), Store.in_memory()
+    scan = measure_regimes(SPEC, DEVICE, store, 60.0, registry=REGISTRY, bench=bench)
+    again = [(worker, set(who)) for m, worker, who in bench.finals if m == 32][FINALS:]
+    assert least <= len(again) <= most
+    assert all({"flat", "library"} <= who for _, who in again)
+    assert len({worker for worker, _ in again}) == len(again)  # a process of its own for each
+    second = Close(loss, noise)
+    found = measure_regimes(SPEC, DEVICE, store, 60.0, registry=REGISTRY, bench=second)
+    assert not second.raced
+    assert found.table == scan.table
 
 
 def test_rows_timed_in_another_way_do_not_spare_a_scan_its_races() -> None:
