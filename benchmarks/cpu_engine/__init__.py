@@ -31,13 +31,13 @@ def run(rounds: int = 0, only: tuple[str, ...] = (), best: bool = False, cpu: bo
     """Measure the sections named, or all of them.
 
     Raises:
-        ValueError: there is no section of that name, or processor time is asked for with several threads.
+        SystemExit: there is no section of that name, or processor time is asked for with several threads.
     """
     if cpu and torch.get_num_threads() > 1:
-        raise ValueError("processor time says nothing about several threads; add --threads 1")
+        raise SystemExit("processor time says nothing about several threads; add --threads 1")
     unknown = set(only) - set(SECTIONS)
     if unknown:
-        raise ValueError(f"no section {', '.join(sorted(unknown))}; known: {', '.join(SECTIONS)}")
+        raise SystemExit(f"no section {', '.join(sorted(unknown))}; known: {', '.join(SECTIONS)}")
     found = Found()
     how = Measure(rounds, best, cpu)
     for section in SECTIONS:

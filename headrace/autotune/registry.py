@@ -68,7 +68,8 @@ class Codegen:
 
     def digest(self, dataflow: str) -> str:
         from headrace.codegen.dataflows import DATAFLOWS
-        from headrace.codegen.kernel import CODEGEN_VERSION, template_digest
+        from headrace.codegen.modules import CODEGEN_VERSION
+        from headrace.codegen.render import template_digest
 
         flow = DATAFLOWS.get(dataflow)
         if flow is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from headrace.codegen import families
-from headrace.codegen.kernel import constants_of, module_of
+from headrace.codegen.modules import constants_of, module_of
 from headrace.codegen.plan import Launch
 from headrace.codegen.render import render
 from headrace.codegen.resources import Resources, read_amdgcn, read_cubin

@@ -8,23 +8,19 @@ library. A result is never wrong for the sake of speed: what no variant takes, t
 
 from __future__ import annotations
 
-import hashlib
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from headrace import settings
 from headrace.codegen import families, host, library
 from headrace.codegen.gemm import plans as gemm
 from headrace.codegen.gemm.choices import STREAM_K
+from headrace.codegen.modules import constants_of, interpreted, module_of, unspecialised
 from headrace.codegen.operands import operands
-from headrace.codegen.plan import Facts, Launch, Plan, next_power_of_two
-from headrace.codegen.render import render, template_digest
+from headrace.codegen.plan import Facts, Plan, next_power_of_two
+from headrace.codegen.render import render
 from headrace.errors import OperandError, ScheduleError
 from headrace.ir.device import Backend, Device
 from headrace.ir.dtype import DType
@@ -34,10 +30,7 @@ from headrace.ir.spec import Attention, Gemm, Rows, Spec
 if TYPE_CHECKING:
     from torch import Tensor
 
-CODEGEN_VERSION = 1
 _MAX_VARIANTS = 8
-
-__all__ = ["CODEGEN_VERSION", "Kernel", "instantiate", "module_of", "template_digest"]
 
 
 @dataclass(frozen=True)
@@ -77,7 +70,7 @@ class Kernel:
         self.spec = spec
         self.schedule = schedule
         self._device = device
-        self._direct = device.backend is Backend.CPU and not _interpreted()
+        self._direct = device.backend is Backend.CPU and not interpreted()
         self._library = library.function(spec)
         self._variants: dict[Facts, Variant] = {}
         self._counters: dict[Any, Tensor] = {}
@@ -172,7 +165,7 @@ class Kernel:
         launch = plan.launches[at]
         function = module[launch.function]
         if not self._direct:
-            return function if _interpreted() else _unspecialised(function, launch)
+            return function if interpreted() else unspecialised(function, launch)
         from headrace.codegen.cpu.direct import compile_direct
 
         return compile_direct(function, {p.name: p.type for p in launch.params}, constants_of(function))
@@ -341,49 +334,6 @@ def check(spec: Spec, inputs: Sequence[Tensor]) -> tuple[tuple[int, ...], ...]:
         if want is not None and shape != want:
             raise OperandError(f"operand {name} has shape {list(shape)}, expected {list(want)}")
     return shapes
-
-
-def _interpreted() -> bool:
-    import triton
-
-    return bool(triton.knobs.runtime.interpret)
-
-
-def _unspecialised(function: Any, launch: Launch) -> Any:
-    """The kernel for any number of rows, queries and keys: else Triton compiles anew where one becomes 1 or a
-    multiple of 16. A row's length decides how its rows are aligned, as strides do."""
-    import triton
-
-    sizes = [p.name for p in launch.params if p.type == "i32" and p.name != "N"]
-    return triton.jit(function.fn, do_not_specialize=sizes)
-
-
-def constants_of(function: Any) -> dict[str, object]:
-    """The defaults of a kernel's constexpr parameters."""
-    return {p.name: p.default for p in function.params if p.is_constexpr}
-
-
-def module_of(template: str, text: str) -> tuple[str, Mapping[str, Any]]:
-    """Write a rendered text to the kernel directory (atomically; its name is its hash) and run it as a
-    module.
-
-    Returns:
-        The path, and the module's names.
-    """
-    digest = hashlib.sha256(f"{CODEGEN_VERSION}\0{template_digest(template)}\0{text}".encode()).hexdigest()[
-        :20
-    ]
-    directory = Path(settings.kernel_directory())
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{template}_{digest}.py"
-    if not path.is_file() or path.read_text() != text:
-        handle, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    scope: dict[str, Any] = {"__name__": f"headrace_kernels.{path.stem}", "__file__": str(path)}
-    exec(compile(text, str(path), "exec"), scope)
-    return str(path), MappingProxyType(scope)
 
 
 def instantiate(

@@ -21,12 +21,16 @@ def load(options: Options) -> Licences:
 
     Raises:
         UnknownOption: the database has no such calibration.
+        DatabaseRefused: the file that was named is not a headrace database.
     """
     if options.calibration is None:
         return Licences()
+    from headrace.autotune.db.recovery import refuse_foreign
     from headrace.autotune.db.store import Store
 
     path = Path(options.database).expanduser() if options.database else current().database_path
+    if options.database:
+        refuse_foreign(path)
     with Store.open(path, readonly=True) as store:
         rows = store.calibrations(options.calibration)
         known = () if rows else tuple(sorted({row.name for row in store.calibrations()}))

@@ -133,7 +133,7 @@ def rewrite(graph: fx.Graph, pipeline: Pipeline, options: Options) -> GraphRecor
     nodes = len(graph.nodes)
     module = graph.owning_module or fx.GraphModule({}, graph)
     captured = capture(module)
-    dump = _Dump(options.dump)
+    dump = _Dump(options.dump, strict=options.strict)
     dump.write("captured", captured.graph)
     pipeline.run(captured.graph)
     dump.write("rewritten", captured.graph)
@@ -190,16 +190,28 @@ def _unclaimed(graph: Graph) -> tuple[Unclaimed, ...]:
 
 
 class _Dump:
-    """Writes graphs as text into a folder, numbered in the order of compilation."""
+    """Writes graphs as text into a folder, numbered in the order of compilation. Where that fails a warning
+    says so, and graphs are compiled all the same.
+    """
 
-    def __init__(self, folder: str | None) -> None:
+    def __init__(self, folder: str | None, *, strict: bool) -> None:
         self._folder = None if folder is None else Path(folder)
+        self._strict = strict
 
     def write(self, what: str, graph: Graph) -> None:
         if self._folder is None:
             return
         from headrace.ir.text import print_graph
 
-        self._folder.mkdir(parents=True, exist_ok=True)
-        number = sum(1 for _ in self._folder.glob(f"*-{what}.ir"))
-        (self._folder / f"{number:03d}-{what}.ir").write_text(print_graph(graph), encoding="utf-8")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            number = sum(1 for _ in self._folder.glob(f"*-{what}.ir"))
+            (self._folder / f"{number:03d}-{what}.ir").write_text(print_graph(graph), encoding="utf-8")
+        except OSError as error:
+            if self._strict:
+                raise
+            warn_once(
+                f"dump:{self._folder}",
+                f"headrace cannot write graphs into {self._folder} ({error.strerror}); dump does nothing",
+                error,
+            )

@@ -47,11 +47,12 @@ def split_batch(sizes: Sequence[sympy.Expr], interior: Iterable[Node]) -> tuple[
     return (ONE, sizes[0]) if sizes[0].is_Integer else (sizes[0], ONE)
 
 
-def head_operand(graph: Graph, name: str, index: Index, domain: Shape) -> HeadOperand:
+def head_operand(graph: Graph, name: str, index: Index, domain: Shape, *, shared: bool = True) -> HeadOperand:
     """The value that element `index` of `name` comes from, over the domain (batch, head, position, feature).
 
     Looks through views, casts that widen and constant factors, as far up as a tensor of that form is found:
-    so the keys before their heads are repeated, the queries before they are scaled.
+    so the keys before their heads are repeated, the queries before they are scaled. Without `shared` the
+    value has every head, also where several are equal.
 
     Raises:
         Unreadable: no value of FX has, or can be viewed in, that form.
@@ -60,7 +61,7 @@ def head_operand(graph: Graph, name: str, index: Index, domain: Shape) -> HeadOp
     scale = 1.0
     node = graph[name]
     while True:
-        here = _as_heads(graph, node, index, domain)
+        here = _as_heads(graph, node, index, domain, shared)
         if here is not None:
             found = HeadOperand(here[0], here[1], typed(node).dtype, scale)
         if isinstance(node.op, View):
@@ -108,12 +109,12 @@ def _literal(graph: Graph, name: str) -> Expr | None:
     return None
 
 
-def _as_heads(graph: Graph, node: Node, index: Index, domain: Shape) -> tuple[str, int] | None:
+def _as_heads(graph: Graph, node: Node, index: Index, domain: Shape, shared: bool) -> tuple[str, int] | None:
     """(operand, its number of heads) where a value can be handed over as (B, heads, position, feature)."""
     if node.type is None or node.type.rank != len(index) or not domain[1].is_Integer:
         return None
     heads = int(domain[1])
-    group = _group(index, heads)
+    group = _group(index, heads) if shared else 1
     if group is None or heads % group:
         return None
     kept = heads // group

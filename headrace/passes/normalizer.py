@@ -1,8 +1,9 @@
 """Recognising a row normalizer: how weights come from scores, however softmax was written.
 
-Softmax does not change when every score of a row moves by the same amount, so any term that does not depend
-on the key cancels: the row maximum, another stabilizer, none at all. What is left to check is that the sum in
-the denominator runs over the very weights in the numerator.
+Softmax does not change when every score of a row moves by the same finite amount, so a maximum along the keys
+and a literal cancel. Any other term that does not depend on the key stays in the score, since it may be -inf:
+a mask of whole rows. What is left to check is that the sum in the denominator runs over the very weights in
+the numerator.
 
     div(exp(sub(x, max(x))), sum(exp(sub(x, max(x)))))       safe softmax, as PyTorch computes it
     div(exp(x), sum(exp(x)))                                  without a stabilizer
@@ -120,8 +121,11 @@ class Matcher:
         raise Unreadable("exponentials without a sum over the keys")
 
     def _varying(self, exponent: Expr) -> Expr:
-        """Without the terms that are the same for every key."""
-        return total([part for part in terms(exponent) if self.reader.varies(part[1], self.key)])
+        """Without the terms that cancel: finite literals, and the maxima of rows."""
+        return total([part for part in terms(exponent) if not self._cancels(*part)])
+
+    def _cancels(self, sign: int, term: Expr) -> bool:
+        return _is_finite(term) or (sign < 0 and self.reduced(_unguarded(term), "max") is not None)
 
     def _guarded(self, weights: Call) -> Weights:
         """where(row is hidden, 0, softmax), or where(visible, sigmoid, 0)."""
@@ -148,8 +152,23 @@ class Matcher:
             return row in (call("ne", scores, _HIDDEN), call("not", call("eq", scores, _HIDDEN)))
         if isinstance(condition, Call) and condition.fn == "eq" and condition.args[1] == _HIDDEN:
             row = self.reduced(condition.args[0], "max")
-            return row is not None and self._varying(row) == scores
+            # A row without its maximum is NaN where every score is -inf, so only literals may be left out.
+            return row is not None and total([p for p in terms(row) if not _is_finite(p[1])]) == scores
         return self.reduced(condition, "all") == call("eq", scores, _HIDDEN)
+
+
+def _is_finite(term: Expr) -> bool:
+    value = number(term)
+    return value is not None and math.isfinite(value)
+
+
+def _unguarded(term: Expr) -> Expr:
+    """m of where(eq(abs(m), inf), 0, m): log-sum-exp does not subtract a maximum that is infinite."""
+    if isinstance(term, Call) and term.fn == "where":
+        condition, zero, m = term.args
+        if number(zero) == 0 and condition == call("eq", call("abs", m), Const(math.inf)):
+            return m
+    return term
 
 
 def _hide(expr: Expr) -> Expr:

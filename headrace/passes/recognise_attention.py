@@ -209,7 +209,7 @@ class _Outline:
                         table[other] = Ref(extras.add(access))
             dtypes = {extra.name: extra.dtype for extra, _ in extras.found}
             mask = normalize(substitute(mask, table), dtypes)
-            if loose == strict or sees_first_key(mask):
+            if loose == strict or (sees_first_key(mask) and not _may_be_lowest(score, table)):
                 break
         # What the spec says of the dot product is float32: casts between have gone, the scale is one factor.
         score = rounded(tidy(_conditions(_factors(substitute(score, table)), dtypes), dtypes))
@@ -296,13 +296,17 @@ def _queries_and_keys(graph: Graph, scores: Access, domain: Shape) -> tuple[Head
         eq, queries, keys = eq.swapped(), keys, queries
     sizes = eq.sizes(typed(graph[queries]).shape, typed(graph[keys]).shape)
 
-    def side(name: str, letters: str, own: str, positions: sympy.Expr) -> HeadOperand:
+    def side(name: str, letters: str, own: str, positions: sympy.Expr, *, shared: bool) -> HeadOperand:
         over: Shape = (*domain[:2], positions, sizes[eq.inner])
         at = place | {own: _step(2, over), eq.inner: _step(3, over)}
         index: Index = tuple(at[letter] for letter in letters)
-        return head_operand(graph, name, index, over)
+        return head_operand(graph, name, index, over, shared=shared)
 
-    return side(queries, eq.left, eq.rows, domain[2]), side(keys, eq.right, eq.columns, domain[3])
+    # A kernel's key heads divide its query heads, so queries that heads have in common are repeated.
+    return (
+        side(queries, eq.left, eq.rows, domain[2], shared=False),
+        side(keys, eq.right, eq.columns, domain[3], shared=True),
+    )
 
 
 def _factors(expr: Expr) -> Expr:
@@ -314,6 +318,14 @@ def _factors(expr: Expr) -> Expr:
     if divisor:
         return call("mul", args[0], 1.0 / divisor)
     return Call(expr.fn, args)
+
+
+def _may_be_lowest(score: Expr, table: Mapping[str, Expr]) -> bool:
+    """Whether an operand can take a visible score as low as the number that stands for -inf: padding that is
+    added as a tensor does.
+    """
+    read = frozenset().union(*(refs(table[name]) for name in refs(score) if name in table))
+    return not read <= {"s", *_LETTERS}
 
 
 def _conditions(expr: Expr, dtypes: Mapping[str, DType]) -> Expr:

@@ -77,6 +77,22 @@ def test_decisions_runs_and_facts_are_kept(kind: str, tmp_path: Path) -> None:
     assert (store.recall("bandwidth"), store.recall("nothing")) == ("2.5", None)
 
 
+def test_what_is_written_now_outlives_what_waited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "db.sqlite"
+    with Store.open(path, warn=lambda text: None) as store:
+        for written, value in ((False, "old"), (True, "new")):
+            with monkeypatch.context() as patch:
+                if not written:
+                    patch.setattr(Store, "_write", lambda self, action: False)
+                store.remember("speed", value)
+                store.record_decisions([Decision("g", "r", "Gemm{}", (1,), value, "exact")])
+            assert store.recall("speed") == value
+            assert [each.schedule for each in store.decisions("g")] == [value]
+    with Store.open(path) as again:
+        assert again.recall("speed") == "new"
+        assert [each.schedule for each in again.decisions("g")] == ["new"]
+
+
 def test_merge_of_stores_is_set_union(tmp_path: Path) -> None:
     left, right = some(20), some(15, tag=1) + some(20)[10:]
     ab, ba = Store.open(tmp_path / "ab"), Store.open(tmp_path / "ba")

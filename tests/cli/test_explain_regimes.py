@@ -108,10 +108,12 @@ def test_a_models_products_are_found(headrace, home, monkeypatch):
     [
         (["explain", TEXT, "--plot", "x.svg"], "give one of these too"),
         (["explain", TEXT, "--regimes", "--plot", "nowhere/x.svg"], "folder does not exist"),
+        (["explain", TEXT, "--regimes", "--plot", "."], "it is a folder"),
         (["explain", TEXT.replace("false", "true"), "--regimes"], "has no product"),
         (["explain", "Gemm{x=bf17}", "--regimes"], "cannot read"),
         (["tune", "regimes", TEXT, "--grid", "1,two"], "whole numbers"),
         (["tune", "regimes", TEXT, "--grid", "0,1"], "whole numbers from 1 on"),
+        (["tune", "regimes", TEXT, "--budget", "-1"], "budget of -1.0 s"),
     ],
 )
 def test_mistakes_are_told(headrace, home, words, said):

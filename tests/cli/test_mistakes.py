@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+GEMM = "Gemm{x=f32; weights=[w0:f32[48,32]nk]; extras=[]; outputs=[f32 = acc_w0]; batched=false}"
+
 
 @pytest.mark.parametrize(
     ("words", "said"),
@@ -29,16 +31,23 @@ def test_a_command_that_cannot_be_read_exits_with_2(headrace, words, said):
         (["explain", "missing.pt2"], "there is no file missing.pt2"),
         (["explain", "nowhere_at_all:function"], "cannot import 'nowhere_at_all'"),
         (["explain", "json:dumpz"], "did you mean 'dump"),
+        (["explain", ":dumps"], "names no function"),
+        (["explain", "os.path:join"], "needs arguments"),
+        (["explain", "smollm2", "--ir", "taken"], "cannot write graphs into taken"),
         (["explain", "smollm2", "--claim", "every"], "option claim cannot be 'every'"),
         (["db", "info", "--database", "missing.db"], "there is no database missing.db"),
         (["db", "why", "ffff"], "no operation in the database start"),
         (["db", "why", "Gemm{x=bf17}", "--sizes", "1"], "cannot read"),
+        (["db", "why", GEMM, "--sizes", "1,2"], "--sizes of this Gemm are rows, not '1,2'"),
+        (["db", "why", GEMM, "--sizes", "-1"], "--sizes of this Gemm are rows, not '-1'"),
+        (["db", "list", "--kind", "gem"], "did you mean 'Gemm'"),
         (["targets", "--target", "cuda:91"], "did you mean 'cuda:90'"),
         (["targets", "--only", "gem"], "did you mean 'gemv'"),
         (["targets", "--dtype", "bf17"], "did you mean 'bf16'"),
     ],
 )
-def test_a_command_that_fails_exits_with_1_and_says_why(headrace, words, said):
+def test_a_command_that_fails_exits_with_1_and_says_why(headrace, home, words, said):
+    (home / "taken").write_text("no folder")
     ran = headrace(*words)
     assert ran.code == 1
     assert ran.err.startswith("error: ")

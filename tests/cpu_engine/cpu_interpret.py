@@ -10,7 +10,8 @@ import traceback
 os.environ["TRITON_INTERPRET"] = "1"
 
 import torch
-from cpu_cases import CASES, tensors
+from cpu_case import tensors
+from cpu_cases import CASES
 
 
 def main(path: str) -> None:

@@ -6,7 +6,8 @@ import re
 
 import pytest
 import torch
-from cpu_cases import BY_NAME, CASES, Case, tensors
+from cpu_case import Case, tensors
+from cpu_cases import BY_NAME, CASES
 from test_cpu_parse import compiled
 
 from headrace.codegen.cpu import jit, target, vector

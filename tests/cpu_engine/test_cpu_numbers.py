@@ -11,7 +11,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from cpu_cases import type_of
+from cpu_case import type_of
 
 from headrace.codegen.cpu.direct import compile_direct
 

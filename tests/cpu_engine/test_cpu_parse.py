@@ -11,7 +11,8 @@ import tempfile
 
 import pytest
 import triton
-from cpu_cases import BY_NAME, Case
+from cpu_case import Case
+from cpu_cases import BY_NAME
 from cpu_golden_kernels import KERNELS
 
 from headrace.codegen.cpu import pipeline, ttir

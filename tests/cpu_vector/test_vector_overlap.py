@@ -242,3 +242,57 @@ def test_an_address_that_several_elements_update_is_read_once(stride: int):
     expected[named] += 1
     run(_one_more, (1,), x[start:], stride, M=32)
     assert torch.equal(x, expected)
+
+
+@triton.jit
+def _with_its_transpose(x, y, z, N: tl.constexpr):
+    i = tl.arange(0, N)
+    at = i[:, None] * N + i[None, :]
+    tl.store(z + at, tl.load(x + at) + 2.0 * tl.trans(tl.load(y + at)))
+
+
+@triton.jit
+def _each_with_the_others_transpose(x, y, z, N: tl.constexpr):
+    i = tl.arange(0, N)
+    at = i[:, None] * N + i[None, :]
+    a, b = tl.load(x + at), tl.load(y + at)
+    tl.store(x + at, a + tl.trans(b))
+    tl.store(y + at, b + tl.trans(a))
+
+
+@triton.jit
+def _where_the_transpose_is_positive(x, y, z, N: tl.constexpr):
+    i = tl.arange(0, N)
+    at = i[:, None] * N + i[None, :]
+    tl.store(x + at, tl.load(y + at) - 5.0, mask=tl.trans(tl.load(x + at)) > 0)
+
+
+@pytest.mark.parametrize("n", [8, 16, 32, 64])
+def test_a_matrix_and_its_transpose_in_place(n: int):
+    for kernel in (_with_its_transpose, _each_with_the_others_transpose, _where_the_transpose_is_positive):
+        x, y = torch.randn(n, n), torch.randn(n, n)
+        kept = x.clone(), y.clone()
+        run(kernel, (1,), x, x if kernel is _with_its_transpose else y, x, N=n)
+        if kernel is _with_its_transpose:
+            expected = kept[0] + 2 * kept[0].T
+        elif kernel is _each_with_the_others_transpose:
+            expected = kept[0] + kept[1].T
+            torch.testing.assert_close(y, kept[1] + kept[0].T)
+        else:
+            expected = torch.where(kept[0].T > 0, kept[1] - 5, kept[0])
+        torch.testing.assert_close(x, expected)
+
+
+@triton.jit
+def _mirrored(x, N: tl.constexpr):
+    i = tl.arange(0, N)
+    v = tl.load(x + i)
+    tl.store(x + i, tl.where(tl.flip(v > 0), v + 10.0, v))
+
+
+@pytest.mark.parametrize("n", [16, 64, 256])
+def test_a_mirrored_condition_of_what_is_overwritten(n: int):
+    x = torch.randn(n)
+    expected = torch.where((x > 0).flip(0), x + 10, x)
+    run(_mirrored, (1,), x, N=n)
+    torch.testing.assert_close(x, expected)

@@ -54,6 +54,20 @@ def two_divisors(x, o, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def rounded_both_ways(x, o, FIRST: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    i = at + FIRST
+    tl.store(o + at, tl.load(x + (i & 15) + (i // 16) * 16) + tl.load(x + ((i % 64) & 15) + (i >> 4) * 16))
+
+
+@triton.jit
+def moved_remainder(x, o, FIRST: tl.constexpr, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    i = at + FIRST
+    tl.store(o + at, tl.load(x + ((i & 31) - 10) // 16))
+
+
+@triton.jit
 def scattered(x, v, o, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     c, r = i % 64, i // 64
@@ -94,6 +108,13 @@ def test_shifts_and_bit_masks_are_quotients_and_remainders() -> None:
 
 def test_pieces_that_do_not_begin_together() -> None:
     got, expected = both(two_divisors, torch.randn(1000), None)
+    assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("first", [-40, -17, 0, 3, 20])
+@pytest.mark.parametrize("kernel", [rounded_both_ways, moved_remainder], ids=str)
+def test_steps_next_to_each_other_that_cancel_out(kernel, first: int) -> None:
+    got, expected = both(kernel, torch.randn(1000)[300:], None, FIRST=first)
     assert torch.equal(got, expected)
 
 

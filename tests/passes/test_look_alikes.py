@@ -89,3 +89,77 @@ def test_heads_that_are_tiled_are_not_heads_that_are_repeated():
         lambda q, k, v: torch.softmax(q @ k.repeat(1, 2, 1, 1).transpose(-1, -2), -1) @ v.repeat(1, 2, 1, 1),
         data(2, 4, 16, 8), data(2, 2, 16, 8), data(2, 2, 16, 8, seed=1),
     )  # fmt: skip
+
+
+LOWEST = torch.finfo(torch.float32).min
+
+
+def rows_hidden(value: float) -> Tensor:
+    """A mask that is the same for every key: the last queries of the last sequence are padding."""
+    mask = torch.zeros(2, 1, 8, 1)
+    mask[1, :, 3:] = value
+    return mask
+
+
+@pytest.mark.parametrize("value", [float("-inf"), LOWEST, 3.0])
+@pytest.mark.parametrize("library", [True, False])
+def test_a_mask_of_whole_rows_is_part_of_an_attention(value, library):
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        if library:
+            return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return torch.softmax(q @ k.mT * 0.25 + mask, -1) @ v
+
+    keys = data(2, 2, 12, 16), data(2, 2, 12, 16, seed=1)
+    graph = recognise(attend, data(2, 2, 8, 16), *keys, rows_hidden(value))
+    (spec,) = specs(graph, "Attention")
+    assert "add(mul(s, 0.25), e0)" in str(spec)
+
+
+def test_a_boolean_mask_of_whole_rows_is_part_of_an_attention():
+    graph = recognise(
+        lambda q, k, v, m: torch.softmax(q @ k.mT + torch.where(m, 0.0, float("-inf")), -1) @ v,
+        data(2, 2, 8, 16), data(2, 2, 12, 16), data(2, 2, 12, 16, seed=1), rows_hidden(-1.0) == 0,
+    )  # fmt: skip
+    (spec,) = specs(graph, "Attention")
+    assert "mask=e0" in str(spec)
+
+
+@pytest.mark.parametrize("low", [LOWEST, -1e9])
+@pytest.mark.parametrize("padding", [LOWEST, float("-inf"), -2.0])
+def test_a_causal_mask_of_low_numbers_over_padding_of_low_numbers(padding, low):
+    """Where the first key is padding, the first query of eager weighs the keys that a low number hides."""
+
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        hidden = torch.arange(12) > torch.arange(12)[:, None]
+        return torch.softmax((q @ k.mT * 0.25 + mask).masked_fill(hidden, low), -1) @ v
+
+    added = torch.zeros(2, 1, 1, 12)
+    added[0, ..., :3] = padding
+    graph = recognise(
+        attend, data(2, 2, 12, 16), data(2, 2, 12, 16, seed=1), data(2, 2, 12, 16, seed=2), added
+    )
+    assert len(specs(graph, "Attention")) == 1
+
+
+@pytest.mark.parametrize("form", ["one for all heads", "one for all", "keys first"])
+def test_queries_that_heads_share_are_repeated(form):
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if form == "keys first":  # with one query and one key nothing tells them apart
+            k, v = (x[:, :1, :1].expand(2, 2, 1, 16) for x in (k, v))
+            return torch.softmax((k @ q.mT).mT, -1) @ v
+        return torch.softmax(q @ k.mT, -1) @ v
+
+    q = {"one for all heads": data(2, 1, 3, 16), "one for all": data(3, 16)}.get(form, data(2, 2, 1, 16))
+    graph = recognise(attend, q, data(2, 2, 12, 16), data(2, 2, 12, 16, seed=1))
+    (spec,) = specs(graph, "Attention")
+    assert "heads=[2, " in str(spec)
+
+
+def test_rows_that_are_nan_are_not_taken_for_hidden_ones():
+    def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+        s = q @ k.mT + mask
+        s = s - s.amax(-1, keepdim=True)
+        return torch.where(s.amax(-1, keepdim=True) == float("-inf"), 0.0, torch.softmax(s, -1)) @ v
+
+    keys = data(2, 2, 12, 16), data(2, 2, 12, 16, seed=1)
+    recognise(attend, data(2, 2, 8, 16), *keys, rows_hidden(float("-inf")))

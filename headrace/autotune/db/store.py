@@ -158,8 +158,12 @@ class Store:
         """Remember what the regions of a compiled graph run; the latest for a region and sizes holds."""
         found = list(decisions)
         with self._lock:
-            if not self._write(lambda file: file.put_decisions(found)):
-                self._decisions |= {(d.graph, d.region, d.sizes): d for d in found}
+            latest = {(d.graph, d.region, d.sizes): d for d in found}
+            if self._write(lambda file: file.put_decisions(found)):
+                for key in latest:  # what waited under this name is outdated
+                    self._decisions.pop(key, None)
+            else:
+                self._decisions |= latest
 
     def decisions(self, graph: str) -> tuple[Decision, ...]:
         """The decisions recorded for a graph hash, by region."""
@@ -208,7 +212,9 @@ class Store:
     def remember(self, key: str, value: str) -> None:
         """Keep a fact that is dear to find out, such as a measured bandwidth."""
         with self._lock:
-            if not self._write(lambda file: file.put_meta(f"fact/{key}", value)):
+            if self._write(lambda file: file.put_meta(f"fact/{key}", value)):
+                self._facts.pop(key, None)  # what waited under this name is outdated
+            else:
                 self._facts[key] = value
 
     def recall(self, key: str) -> str | None:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headrace.compiler.cli.output import Json, Output, seconds, shortened
-from headrace.errors import SpecSyntaxError, SubjectError
-from headrace.ir.spec import Spec, parse_spec
+from headrace.compiler.options import nearest
+from headrace.errors import SpecSyntaxError, SubjectError, UnknownOption
+from headrace.ir.spec import Attention, Gemm, Rows, Spec, parse_spec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from headrace.autotune.db.store import Store
 
 app = typer.Typer(help="Look into the database of tuned results.", no_args_is_help=True)
+KINDS = (Attention.kind, Gemm.kind, Rows.kind)
 
 Database = Annotated[
     Path | None,
@@ -110,6 +112,8 @@ def list_(
     Example: headrace db list --kind Gemm
     """
     out = Output(json)
+    if kind is not None and kind.lower() not in map(str.lower, KINDS):
+        raise UnknownOption(f"--kind {kind}{nearest(kind.capitalize(), KINDS)}; known: {', '.join(KINDS)}")
     with opened(database) as store:
         entries = summaries(store.observations())
     if kind is not None:
@@ -178,7 +182,7 @@ def why(
     out = Output(json)
     with opened(database) as store:
         spec, known = find(store.observations(), operation)
-        wanted = [_sizes(sizes)] if sizes else known
+        wanted = [_sizes(sizes, spec)] if sizes else known
         if not wanted:
             raise SubjectError(f"nothing was measured for {shortened(str(spec))}: give --sizes")
         evidence = DatabaseEvidence(store)
@@ -225,8 +229,27 @@ def find(rows: tuple[Observation, ...], operation: str) -> tuple[Spec, list[tupl
     return parse_spec(text), sorted({row.sizes for row in rows if row.op == op})
 
 
-def _sizes(text: str) -> tuple[int, ...]:
+def _sizes(text: str, spec: Spec) -> tuple[int, ...]:
+    """The run-time sizes of a text.
+
+    Raises:
+        SpecSyntaxError: they are no sizes, or not as many as the operation has.
+    """
     try:
-        return tuple(int(part) for part in text.replace("x", ",").split(","))
+        found = tuple(int(part) for part in text.replace("x", ",").split(","))
     except ValueError:
         raise SpecSyntaxError(f"--sizes takes whole numbers such as 1,1,512, not {text!r}") from None
+    names = _names(spec)
+    if len(found) != len(names) or min(found) < 0:
+        raise SpecSyntaxError(f"--sizes of this {spec.kind} are {', '.join(names)}, not {text!r}")
+    return found
+
+
+def _names(spec: Spec) -> tuple[str, ...]:
+    match spec:
+        case Attention():
+            return "batch", "queries", "keys"
+        case Gemm():
+            return ("batch", "rows") if spec.batched else ("rows",)
+        case Rows():
+            return "rows", "columns"

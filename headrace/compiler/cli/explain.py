@@ -18,7 +18,7 @@ from headrace.compiler.decisions import Decision
 from headrace.compiler.options import Options
 from headrace.compiler.records import GraphRecord
 from headrace.configuration import current
-from headrace.errors import UnknownOption
+from headrace.errors import SubjectError, UnknownOption
 
 
 def explain(
@@ -61,6 +61,8 @@ def explain(
     if regimes:
         regime_tables.show(out, subject, claim, plot, database)
         return
+    if ir is not None:
+        _writable(ir)
     options = Options(
         claim=claim, dump=None if ir is None else str(ir), calibration=calibration,
         database=None if database is None else str(database),
@@ -73,6 +75,18 @@ def explain(
     if source:
         _sources(out, [decision for traced in found for decision in traced.decisions])
     out.result([document(traced) for traced in found])
+
+
+def _writable(folder: Path) -> None:
+    """Make a folder where there is none.
+
+    Raises:
+        SubjectError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SubjectError(f"cannot write graphs into {folder}: {error.strerror}") from None
 
 
 def document(traced: Traced) -> dict[str, Any]:

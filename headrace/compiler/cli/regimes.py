@@ -15,7 +15,7 @@ from headrace.compiler.cli.output import Json, Output, seconds
 from headrace.compiler.cli.subject import HELP, load
 from headrace.compiler.cli.trace import trace
 from headrace.compiler.options import Options
-from headrace.errors import SubjectError
+from headrace.errors import SubjectError, TuningError
 from headrace.ir.evidence import NoEvidence
 from headrace.ir.regime import Curve, RegimeTable
 from headrace.ir.spec import Gemm, Spec, parse_spec
@@ -86,6 +86,9 @@ def show(out: Output, subject: str, claim: str, drawing: Path | None, database: 
     from headrace.autotune.evidence import DatabaseEvidence
     from headrace.compiler.devices import host_device
 
+    if drawing is not None and (drawing.is_dir() or not drawing.absolute().parent.is_dir()):
+        what = "it is a folder" if drawing.is_dir() else "its folder does not exist"
+        raise SubjectError(f"cannot write {drawing}: {what}")
     device = host_device()
     specs = products(subject, claim)
     with opened(database) as store:
@@ -96,8 +99,6 @@ def show(out: Output, subject: str, claim: str, drawing: Path | None, database: 
         for reason, count in silent[spec].items():
             out.line(f"{count} rows of the database do not speak: {reason}")
     if drawing is not None:
-        if not drawing.absolute().parent.is_dir():
-            raise SubjectError(f"cannot write {drawing}: its folder does not exist")
         drawing.write_text(plot.svg([(title(spec), table) for spec, table in found]), encoding="utf-8")
         out.line(f"drawn: {drawing}")
     out.result(
@@ -162,6 +163,8 @@ def regimes(
 
     out = Output(json)
     chosen = _grid(grid) or GRID
+    if not budget > 0:
+        raise TuningError(f"budget of {budget} s; give a positive number of seconds")
     specs, device = products(subject, claim), host_device()
     scans: list[tuple[Gemm, Scan]] = []
     left = budget

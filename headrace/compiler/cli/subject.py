@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import inspect
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,8 @@ def _exported(path: Path) -> Subject:
 
 def _function(text: str) -> Subject:
     module_name, _, name = text.partition(":")
+    if not module_name or not name:
+        raise SubjectError(f"{text!r} names no function: give {HELP}")
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())  # as `python -m` does: a user's own modules lie where they work
     try:
@@ -78,14 +81,33 @@ def _function(text: str) -> Subject:
     if not callable(factory):
         near = _nearest(name, (known for known in vars(module) if callable(getattr(module, known))))
         raise SubjectError(f"module {module_name} has no function {name!r}{near}")
+    if not _takes_nothing(factory):
+        raise SubjectError(f"{text} needs arguments, and is called without any: give {HELP}")
     made = factory()
-    if not (isinstance(made, tuple) and len(made) in (2, 3) and callable(made[0])):
+    keywords = made[2] if isinstance(made, tuple) and len(made) == 3 else {}
+    if not (
+        isinstance(made, tuple)
+        and len(made) in (2, 3)
+        and callable(made[0])
+        and isinstance(keywords, Mapping)
+    ):
         raise SubjectError(
             f"{text} must return (callable, arguments) or (callable, arguments, keywords), "
             f"not {type(made).__name__}"
         )
     arguments = made[1] if isinstance(made[1], tuple | list) else (made[1],)
-    return Subject(name, made[0], tuple(arguments), dict(made[2]) if len(made) == 3 else {})
+    return Subject(name, made[0], tuple(arguments), dict(keywords))
+
+
+def _takes_nothing(factory: Callable[..., Any]) -> bool:
+    """Whether something can be called without arguments; True where its signature is not known."""
+    try:
+        inspect.signature(factory).bind()
+    except ValueError:
+        return True
+    except TypeError:
+        return False
+    return True
 
 
 def _smollm2() -> tuple[Subject, ...]:

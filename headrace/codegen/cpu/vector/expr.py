@@ -29,6 +29,8 @@ _NUMBERS = itertools.count()
 class Expr:
     """Base of all lazy values."""
 
+    in_place = False  # whether each element is made of the operands' elements at the same position
+
     def __init__(
         self, shape: Shape, element: str, varies: frozenset[int], operands: Sequence[Expr] = ()
     ) -> None:

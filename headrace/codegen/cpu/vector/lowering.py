@@ -298,7 +298,7 @@ class Lowering:
         addressing = [self.get(v) for v in (pointer, mask) if v is not None]
         overlap.settle_mask(addressing, self.s.materialise, target)
         fused = self.s.prepare(expr)
-        reading = overlap.shifted(target, expr.shape, effects.loads(expr))
+        reading = overlap.shifted(target, expr.shape, [expr])
         dim = vector_dim(g, expr.shape, [expr], target)
         elsewhere = overlap.condition(g, target, expr.shape, reading, dim)
         if elsewhere is None:

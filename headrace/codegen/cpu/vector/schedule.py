@@ -31,6 +31,8 @@ _VERY_COSTLY = 1000
 class Tee(Expr):
     """A tile that is computed by the loop that first needs it and stored on the way."""
 
+    in_place = True
+
     def __init__(self, source: Expr, buffer: Buffer) -> None:
         super().__init__(source.shape, source.element, source.varies, (source,))
         self.buffer = buffer

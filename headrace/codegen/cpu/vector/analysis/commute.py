@@ -1,7 +1,8 @@
 """Whether a combine function gives the same for (a, b) and (b, a), found out by trying.
 
 A fold along the vector is several times faster if elements may change places. Functions are run on numbers
-with many ties; one that does anything unusual counts as sensitive to order.
+with many ties, and on those around the constants in them, where they may decide; one that does anything
+unusual counts as sensitive to order.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from collections.abc import Callable, Mapping, Sequence
 from headrace.codegen.cpu.ttir import Block, Op, ScalarType, Value, element_of
 
 Number = int | float
-_TRIALS = 96
+_TRIALS = 192
 _FLOATS = (0.0, 1.0, -1.0, 2.5, -3.25, 0.5, 7.0)
+_INTS = (0, 1, 2, 3, -1, -2)
+_AROUND = (-5, -1, 0, 1, 6)  # from a constant
 _COMPARE: dict[str, Callable[[Number, Number], bool]] = {
     "eq": operator.eq, "ne": operator.ne, "lt": operator.lt, "le": operator.le, "gt": operator.gt,
     "ge": operator.ge,
@@ -37,11 +40,12 @@ def commutes(block: Block, makers: Mapping[Value, Op]) -> bool:
     """True if no trial tells the two orders apart. ``makers`` finds constants from outside."""
     count = len(block.args) // 2
     draw = random.Random(1)
+    special = _decisive(block, makers)
     if any(not isinstance(element_of(v.type), ScalarType) for v in block.args):
         return False
     tried = 0
     for _ in range(_TRIALS):
-        left, right = ([_number(draw, v) for v in block.args[:count]] for _ in "ab")
+        left, right = ([_number(draw, v, special) for v in block.args[:count]] for _ in "ab")
         try:
             pairs = zip(
                 _run(block, [*left, *right], makers), _run(block, [*right, *left], makers), strict=True
@@ -56,12 +60,23 @@ def commutes(block: Block, makers: Mapping[Value, Op]) -> bool:
     return tried > _TRIALS // 4
 
 
-def _number(draw: random.Random, value: Value) -> Number:
+def _decisive(block: Block, makers: Mapping[Value, Op]) -> list[Number]:
+    """Numbers on both sides of every constant of the function."""
+    made = [*block.ops, *(makers[o] for op in block.ops for o in op.operands if o in makers)]
+    constants = {op.attrs["value"] for op in made if op.name == "arith.constant"}
+    finite = sorted(c for c in constants if isinstance(c, int | float) and math.isfinite(c))
+    return [c + by for c in finite for by in _AROUND]
+
+
+def _number(draw: random.Random, value: Value, special: Sequence[Number]) -> Number:
     element = element_of(value.type)
     assert isinstance(element, ScalarType)
-    if element.is_float:
-        return draw.choice(_FLOATS)
-    return draw.randrange(2 if element.bits == 1 else 4)
+    if element.bits == 1:
+        return draw.randrange(2)
+    if special and draw.random() < 0.5:
+        chosen = draw.choice(special)
+        return chosen if element.is_float else int(chosen)
+    return draw.choice(_FLOATS) if element.is_float else draw.choice(_INTS)
 
 
 def _run(block: Block, arguments: Sequence[Number], makers: Mapping[Value, Op]) -> list[Number]:

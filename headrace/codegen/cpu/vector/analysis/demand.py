@@ -73,7 +73,8 @@ class Demand:
             bounds: Bounds = [ALL] * len(shape_of(value.type))
             for d, bound in (self.mask_bounds(mask) if mask is not None else {}).items():
                 bounds[d] = bound
-            self._join(value, bounds)
+            for operand in op.operands:  # the mask and the addresses as well
+                self._join(operand, bounds)
         elif name in NAMES or name == "arith.select" or name == "tt.load":
             here = self._of(op.result)
             for operand in op.operands:
@@ -107,12 +108,12 @@ class Demand:
         elif name == "scf.for":
             inits, args, outs = op.operands[3:], op.regions[0].args[1:], op.regions[0].ops[-1].operands
             for result, out, arg in zip(op.results, outs, args, strict=True):
-                self._join(out, self._of(result))
+                # One tile holds all three: without an iteration what it started from is the result.
+                self._join(arg, self._of(result))
                 self._join(out, self._of(arg))
             self._block(op.regions[0])
-            for init, arg, result in zip(inits, args, op.results, strict=True):
+            for init, arg in zip(inits, args, strict=True):
                 self._join(init, self._of(arg))
-                self._join(init, self._of(result))
         elif name == "scf.if":
             for region in op.regions:
                 if region.ops:

@@ -87,6 +87,29 @@ def loads(expr: Expr) -> list[Load]:
     return found
 
 
+def loads_elsewhere(expr: Expr) -> set[Load]:
+    """Those of :func:`loads` that an element of ``expr`` may read at another position than its own: a matrix
+    plus its transpose reads every element in its place, and once more elsewhere."""
+    found: set[Load] = set()
+    seen: set[tuple[int, bool]] = set()
+
+    def visit(e: Expr, moved: bool) -> None:
+        e = e.resolved()
+        if (e.uid, moved) in seen:
+            return
+        seen.add((e.uid, moved))
+        if isinstance(e, Load) and moved:
+            found.add(e)
+        if isinstance(e, Buffer) and e.source is not None:
+            visit(e.source, moved)
+        moved = moved or not e.in_place
+        for o in e.operands:
+            visit(o, moved)
+
+    visit(expr, False)
+    return found
+
+
 def same(a: Expr, b: Expr) -> bool:
     """True if two expressions are computed in the same way from the same values."""
     a, b = a.resolved(), b.resolved()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from headrace.codegen.cpu.vector.analysis import effects
 from headrace.codegen.cpu.vector.analysis.affine import root_name
@@ -48,10 +49,29 @@ class Redirected(Pointers):
         return g.gep(self.pointee, pointer, str(ix.off))
 
 
-def shifted(target: Pointers, shape: Shape, loads: Sequence[Load]) -> list[Load]:
-    """The loads whose addresses are not those of the store, element for element."""
+@dataclass(frozen=True)
+class Reading:
+    """A load that the value of a store depends on."""
+
+    load: Load
+    in_place: bool  # whether each element reads at its own position only
+
+    def own(self, target: Pointers) -> bool:
+        """Whether each element reads the address that it is then stored to."""
+        return self.in_place and _same(target, self.load.pointers)
+
+
+def readings(exprs: Sequence[Expr]) -> list[Reading]:
+    """Everything that is read for these values."""
+    loads = dict.fromkeys(load for e in exprs for load in effects.loads(e))
+    elsewhere = set().union(*(effects.loads_elsewhere(e) for e in exprs))
+    return [Reading(load, load not in elsewhere) for load in loads]
+
+
+def shifted(target: Pointers, shape: Shape, exprs: Sequence[Expr]) -> list[Reading]:
+    """What these values read at other addresses than those of the store, element for element."""
     once = _surely_once(target, shape)
-    return [e for e in loads if not once or not _same(target, e.pointers)]
+    return [r for r in readings(exprs) if not once or not r.own(target)]
 
 
 def _same(a: Pointers, b: Pointers) -> bool:
@@ -111,17 +131,18 @@ def _not(g: Context, a: str) -> str:
     return known.get(a) or g.op("xor", "i1", a, "true")
 
 
-def condition(g: Context, target: Pointers, shape: Shape, loads: Sequence[Load], dim: int) -> str | None:
+def condition(g: Context, target: Pointers, shape: Shape, reading: Sequence[Reading], dim: int) -> str | None:
     """i1: whether the store would overwrite what is yet to be read; None where that cannot be told."""
-    if not loads:
+    if not reading:
         return "false"
     written = _span(g, target, shape)
     if written is None or not target.contiguous(dim):
         return None
     twice = _not(g, _once(g, target, shape))
     found = "false"
-    for load in loads:
-        if _same(target, load.pointers):
+    for one in reading:
+        load = one.load
+        if one.own(target):
             found = _either(g, found, twice)
             continue
         read = _span(g, load.pointers, load.shape, numel(shape) // _FEW)
@@ -129,7 +150,7 @@ def condition(g: Context, target: Pointers, shape: Shape, loads: Sequence[Load],
             return None
         meets = _meet(g, target, load.pointers, shape, written, read)
         mine, other = root_name(target.expr), root_name(load.pointers.expr)
-        alike = target.pointee == load.pointers.pointee
+        alike = one.in_place and target.pointee == load.pointers.pointee
         if alike and mine != other and effects.same_offsets(target.expr, load.pointers.expr):
             first = [p.expr.eval(g, (ZERO,) * len(shape), NONE, 0) for p in (target, load.pointers)]
             apart = _either(g, twice, g.e.pure(f"icmp ne ptr {first[0]}, {first[1]}", first))
@@ -269,7 +290,5 @@ def guarded(
 
 def settle_mask(loads_of: Sequence[Expr], materialise: Callable[[Expr], object], target: Pointers) -> None:
     """Read what masks and addresses of the store depend on before it writes."""
-    for expr in loads_of:
-        for load in effects.loads(expr):
-            if not _same(target, load.pointers):
-                materialise(load)
+    for reading in shifted(target, target.expr.shape, loads_of):
+        materialise(reading.load)

@@ -16,6 +16,7 @@ from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 
 _QUOTIENTS = ("arith.divsi", "arith.divui", "arith.shrsi", "arith.shrui")
 _REMAINDERS = ("arith.remsi", "arith.remui", "arith.andi")
+_TOWARDS_ZERO = ("arith.divsi", "arith.remsi")
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,14 @@ class Pieces:
         slope: what a step adds inside a piece.
         period: the least length of a piece; 0 where there is only one.
         source: the expression (by its number) whose multiples of ``period`` begin the pieces.
+        down: below zero, too, they begin there. Rounding towards zero ends them there instead: both together
+            would be two steps next to each other, which may cancel out.
     """
 
     slope: int
     period: int = 0
     source: int = 0
+    down: bool = True
 
 
 Known = dict[tuple[int, int], Pieces | None]  # by expression and dimension; expressions share operands
@@ -74,15 +78,16 @@ def _sum(a: Pieces | None, b: Pieces | None, sign: int) -> Pieces | None:
     slope = a.slope + sign * b.slope
     if not (a.period and b.period):
         broken = a if a.period else b
-        return Pieces(slope, broken.period, broken.source)
+        return Pieces(slope, broken.period, broken.source, broken.down)
     low, high = sorted((a.period, b.period))
-    return Pieces(slope, low, a.source) if a.source == b.source and high % low == 0 else None
+    alike = (a.source, a.down) == (b.source, b.down) and high % low == 0
+    return Pieces(slope, low, a.source, a.down) if alike else None
 
 
 def _times(a: Pieces | None, factor: str) -> Pieces | None:
     if a is None or a.slope == 0:
         return a
-    return Pieces(a.slope * int(factor), a.period, a.source) if is_const_int(factor) else None
+    return Pieces(a.slope * int(factor), a.period, a.source, a.down) if is_const_int(factor) else None
 
 
 def _divided(g: Context, expr: Elementwise, dim: int, known: Known) -> Pieces | None:
@@ -104,8 +109,22 @@ def _divided(g: Context, expr: Elementwise, dim: int, known: Known) -> Pieces | 
         return found
     if found.slope != 1 or found.period % divisor:
         return None
-    source = found.source if found.period else value.resolved().uid
-    return Pieces(int(expr.op in _REMAINDERS), divisor, source)
+    slope, down = int(expr.op in _REMAINDERS), expr.op not in _TOWARDS_ZERO
+    if not found.period:
+        return Pieces(slope, divisor, value.resolved().uid, down)
+    if not _remainder(value) or (down and not found.down):
+        return None
+    return Pieces(slope, divisor, found.source, found.down)
+
+
+def _remainder(expr: Expr) -> bool:
+    """Whether a value is zero where its pieces begin: a remainder, with nothing added to it."""
+    expr = expr.resolved()
+    while isinstance(expr, ExpandDims | Broadcast | Transpose) or (
+        isinstance(expr, Elementwise) and expr.op == "arith.extsi"
+    ):
+        expr = expr.operands[0].resolved()
+    return isinstance(expr, Elementwise) and expr.op in _REMAINDERS
 
 
 def run(

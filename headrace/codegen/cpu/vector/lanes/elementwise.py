@@ -52,6 +52,8 @@ class Elementwise(Expr):
     """``op`` applied to operands of one shape. ``attrs`` are the TTIR attributes; ``pointee`` is for
     addptr."""
 
+    in_place = True
+
     def __init__(
         self,
         op: str,

@@ -11,6 +11,8 @@ from headrace.codegen.cpu.vector.expr import NONE, Expr
 class Select(Expr):
     """``condition ? yes : no`` with a condition of the result's shape (or a scalar one)."""
 
+    in_place = True
+
     def __init__(self, condition: Expr, yes: Expr, no: Expr) -> None:
         varies = condition.varies | yes.varies | no.varies
         super().__init__(yes.shape, yes.element, varies, (condition, yes, no))

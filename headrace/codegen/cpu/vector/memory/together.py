@@ -20,7 +20,7 @@ from headrace.codegen.cpu.vector.expr import Expr
 from headrace.codegen.cpu.vector.lanes.elementwise import NAMES, evaluate
 from headrace.codegen.cpu.vector.loops import lanes, rows
 from headrace.codegen.cpu.vector.memory import stream
-from headrace.codegen.cpu.vector.memory.transfer import Load, Pointers, store_all
+from headrace.codegen.cpu.vector.memory.transfer import Pointers, store_all
 from headrace.codegen.cpu.vector.schedule import numel
 
 if TYPE_CHECKING:
@@ -124,12 +124,10 @@ def _clash(lowering: Lowering, parts: list[_Part], dim: int) -> str | None:
     """i1: whether one store overwrites what another element of the nest reads or writes; None where that
     cannot be told."""
     g, shape = lowering.g, parts[0].expr.shape
-    loads: list[Load] = []
-    for part in parts:
-        loads += [e for e in effects.loads(part.expr) if e not in loads]
+    values = [part.expr for part in parts]
     found = "false"
     for k, part in enumerate(parts):
-        reading = overlap.shifted(part.target, shape, loads)
+        reading = overlap.shifted(part.target, shape, values)
         others = [p.target for p in parts[:k]]
         for condition in (
             overlap.condition(g, part.target, shape, reading, dim),

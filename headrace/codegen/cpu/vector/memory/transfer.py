@@ -84,6 +84,8 @@ class Pointers:
 class Load(Expr):
     """``tt.load``: elements where the mask holds, ``other`` (zero when absent) elsewhere."""
 
+    in_place = True
+
     def __init__(
         self, g: Context, pointers: Expr, element: str, mask: Expr | None, other: Expr | None
     ) -> None:
