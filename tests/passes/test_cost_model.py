@@ -214,6 +214,22 @@ def test_a_program_too_large_for_the_registers_still_runs_alone() -> None:
     assert float(tile.resident(cost.Tile(256, 256, 128, 5, 4), 2.0, 2.0, A100)) == 1.0
 
 
+def test_one_row_takes_a_library_as_long_as_a_few_where_memory_binds() -> None:
+    """Recorded on an A100: 353 us for one row of [16384, 16384], 315 to 353 us for 2 to 16."""
+    times = [cost.library_product(m, 16384, 16384, "bf16", A100) for m in (1, 2, 16)]
+    assert max(times) < 1.08 * min(times)
+
+
+def test_a_library_has_tiles_of_16_rows_on_amd_cards_and_not_on_nvidia_cards() -> None:
+    def share_of_a_narrow_tile(device: Device) -> float:
+        tiles = [cost.Tile(16, 64, 64, 5, 4, split) for split in library.SPLITS]
+        narrow = cost.ranked(8, 2048, 512, "bf16", "bf16", tiles, device)[0][1]
+        return cost.library_product(8, 2048, 512, "bf16", device) / narrow
+
+    assert share_of_a_narrow_tile(A100) > 1.02
+    assert share_of_a_narrow_tile(named("AMD Instinct MI300X")) <= 1.0 + 1e-9
+
+
 def test_heads_that_share_keys_cost_no_more_than_their_keys() -> None:
     shared = cost.decode_attention(64, 32, 8, 128, 8192, A100)
     single = cost.decode_attention(64, 32, 32, 128, 8192, A100)

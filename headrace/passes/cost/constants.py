@@ -41,18 +41,18 @@ class Constants:
 
 # The mean of the fits on four halves of the A100's recorded shapes (seeds 0 and 1).
 SM_80 = Constants(
-    launch=3070.0, latency=753.0, dram=0.853, sync=158.0, traffic=0.29, convert=17.9, call=7570.0
+    launch=2885.0, latency=753.0, dram=0.866, sync=156.0, traffic=0.33, convert=18.0, call=7660.0
 )  # fmt: skip
 
 # L40S: library products beyond the cache and FlashAttention 2's decode attention. What shapes an iteration
 # (sync, traffic, convert) was not recorded there and is Ampere's.
 SM_89 = Constants(
-    launch=3750.0, latency=532.0, dram=0.879, sync=158.0, traffic=0.29, convert=17.9, call=10500.0
+    launch=3560.0, latency=532.0, dram=0.881, sync=156.0, traffic=0.33, convert=18.0, call=10600.0
 )  # fmt: skip
 
 # MI300X: published hipBLASLt timings of few rows; the rest as on the A100.
 GFX942 = Constants(
-    launch=9844.0, latency=753.0, dram=0.879, sync=158.0, traffic=0.29, convert=17.9, call=7570.0
+    launch=9890.0, latency=753.0, dram=0.88, sync=156.0, traffic=0.33, convert=18.0, call=7660.0
 )  # fmt: skip
 
 FITTED: Mapping[str, Constants] = {"sm_80": SM_80, "sm_89": SM_89, "gfx942": GFX942}

@@ -1,38 +1,40 @@
 """What PyTorch's own products cost: the best of the tiles that a vendor's library is known to ship.
 
 A library does not pick the best kernel for a size every time; the model says it does, so near ties are its
-error. One row is a matrix-vector product on vector units.
+error. One row is a matrix-vector product on vector units. cuBLAS has no matrix tile of fewer than 32 rows:
+few rows keep the matrix unit as busy as 32 do, which shows wherever few programs run.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from headrace.ir.device import Device
+from headrace.ir.device import Backend, Device
 from headrace.passes.cost.constants import Constants
 from headrace.passes.cost.formula import evaluator
 from headrace.passes.cost.tile import Number, Tile, matrix_peak, product
 
-TILES = tuple(
-    Tile(block_m, block_n, block_k, 5, warps)
-    for block_m, block_n, block_k, warps in (
-        (16, 64, 64, 4), (16, 128, 64, 4), (32, 64, 64, 4), (64, 32, 64, 4), (64, 64, 64, 4),
-        (64, 128, 64, 4), (128, 64, 64, 4), (128, 128, 32, 4), (128, 256, 32, 8), (256, 128, 32, 8),
-    )
-)  # fmt: skip
 SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-VECTOR = Tile(1, 8, 512, 3, 4)
+# Rows of x, columns of the weights, step along K, stages, warps.
+_LARGE = ((128, 64, 64, 5, 4), (128, 128, 32, 5, 4), (128, 256, 32, 5, 8), (256, 128, 32, 5, 8))
+_CUBLAS = ((32, 64, 64, 6, 4), (64, 64, 64, 5, 4), (64, 128, 64, 4, 4), *_LARGE)
+_HIPBLASLT = (
+    (16, 64, 64, 5, 4), (16, 128, 64, 5, 4), (32, 64, 64, 5, 4), (64, 32, 64, 5, 4), (64, 64, 64, 5, 4),
+    (64, 128, 64, 5, 4), *_LARGE,
+)  # fmt: skip
 _BUFFERS = 6
 _PARTITIONED = ("sm_80", "sm_90", "sm_100")
-_PAIRS = [(tile, split) for tile in TILES for split in SPLITS]
-_CANDIDATES = Tile(
-    np.array([float(tile.block_m) for tile, _ in _PAIRS]),
-    np.array([float(tile.block_n) for tile, _ in _PAIRS]),
-    np.array([float(tile.block_k) for tile, _ in _PAIRS]),
-    np.array([float(tile.stages) for tile, _ in _PAIRS]),
-    np.array([float(tile.warps) for tile, _ in _PAIRS]),
-    np.array([float(split) for _, split in _PAIRS]),
-)
+
+
+def _candidates(tiles: tuple[tuple[int, ...], ...]) -> Tile:
+    """Every tile with every split of K."""
+    rows = np.array([(*tile, split) for tile in tiles for split in SPLITS], dtype=float)
+    return Tile(*rows.T)
+
+
+_CANDIDATES = {Backend.CUDA: _candidates(_CUBLAS), Backend.ROCM: _candidates(_HIPBLASLT)}
+# Of one row: on NVIDIA cards each warp reads 512 adjacent bytes at a time, with nothing further in flight.
+_VECTOR = {Backend.CUDA: Tile(1, 4, 256, 2, 4), Backend.ROCM: Tile(1, 8, 512, 3, 4)}
 
 
 def gemm(
@@ -49,11 +51,12 @@ def gemm(
     )
     evaluate = evaluator()
     cached = hot & stays(batch * (n * k + m * k + m * n) * bytes_x, device)
-    inputs = product(m, n, k, bytes_x, bytes_x, _CANDIDATES, device, constants,
+    tiles = _CANDIDATES[device.backend]
+    inputs = product(m, n, k, bytes_x, bytes_x, tiles, device, constants,
                      peak=matrix_peak(device, bytes_x), batch=batch, cached=cached)  # fmt: skip
-    allowed = (_CANDIDATES.split_k == 1) | (k >= _CANDIDATES.split_k * _CANDIDATES.block_k)
+    allowed = (tiles.split_k == 1) | (k >= tiles.split_k * tiles.block_k)
     best = np.where(allowed, evaluate(*inputs), np.inf).min(axis=-1)
-    inputs = product(m, n, k, bytes_x, bytes_x, VECTOR, device, constants,
+    inputs = product(m, n, k, bytes_x, bytes_x, _VECTOR[device.backend], device, constants,
                      peak=matrix_peak(device, bytes_x, vector=True), batch=batch, cached=cached)  # fmt: skip
     best = np.where(m[..., 0] == 1, np.minimum(best, evaluate(*inputs)[..., 0]), best)
     return best if best.shape else float(best)
