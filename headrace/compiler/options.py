@@ -29,7 +29,7 @@ class Options:
         claim: `auto` claims what is expected to be faster, `all` everything a kernel exists for, `none`
             nothing; or kinds of region joined by `+`, e.g. `attention+gemm`.
         target: the engine that kernels run on; `auto` follows the tensors, `library` uses PyTorch's
-            operators.
+            operators. With `cpu`, `cuda` or `hip`, graphs whose tensors are elsewhere go to Inductor.
         dump: a folder that receives each graph as text, before and after the passes; None writes nothing.
         calibration: the name of a calibration in the database (`headrace calibrate`), which permits a unified
             maximum where it found one to be right; None permits it only where scores are bounded for certain.
@@ -53,7 +53,7 @@ class Options:
         for kind in kinds:
             _one_of("claim", kind, CLAIM if len(kinds) == 1 else CLAIM[3:])
         _one_of("target", self.target, TARGETS)
-        if self.budget < 0:
+        if not self.budget >= 0:  # NaN is no number of seconds either
             raise UnknownOption(f"option budget is a number of seconds, not {self.budget!r}")
 
     @property

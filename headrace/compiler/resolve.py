@@ -83,6 +83,10 @@ def why_delegate(options: Options, example_inputs: Sequence[Any]) -> str | None:
         return f"no kernels for device {', '.join(sorted(kinds - {'cpu', 'cuda'}))}"
     if options.target == "library":
         return None
+    gpu = "cuda" if torch.version.hip is None else "hip"
+    engines = {"cpu" if kind == "cpu" else gpu for kind in kinds}
+    if options.target != "auto" and engines and options.target not in engines:
+        return f"option target={options.target}, and the tensors are on {', '.join(sorted(engines))}"
     return _engine_missing() if "cuda" not in kinds else None
 
 

@@ -8,6 +8,7 @@ from headrace.ir.expr import Call, Const, Expr, Ref, call
 from headrace.passes.algebra import number
 
 _SEEN = Const(True)
+_SMALLEST_FACTOR = 2.0**-6
 
 
 def split_mask(scores: Expr, *, finite: bool) -> tuple[Expr, Expr]:
@@ -42,7 +43,9 @@ def split_mask(scores: Expr, *, finite: bool) -> tuple[Expr, Expr]:
     if scores.fn in ("mul", "div"):
         factor = number(scores.args[1])
         if factor is not None and 0 < factor < math.inf:
-            inner, mask = split_mask(scores.args[0], finite=finite)
+            # The lowest number times something small is no number that hides.
+            kept = (factor if scores.fn == "mul" else 1 / factor) >= _SMALLEST_FACTOR
+            inner, mask = split_mask(scores.args[0], finite=finite and kept)
             return call(scores.fn, inner, scores.args[1]), mask
     return scores, _SEEN
 

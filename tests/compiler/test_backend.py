@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +108,19 @@ def test_a_broken_pass_costs_one_warning_and_nothing_else(stub_runtime: object) 
         torch.testing.assert_close(compiled(x), compiled._orig_mod(x))
     (record,) = backend.records().recent()
     assert "a pass is broken" in record.note
+
+
+def test_a_dump_that_cannot_be_written_costs_one_warning_and_no_claim(
+    stub_runtime: object, tmp_path: Path
+) -> None:
+    taken = tmp_path / "taken"
+    taken.write_text("no folder")
+    compiled = torch.compile(layer(), backend=with_passes(ClaimProducts(), dump=str(taken)))
+    x = torch.randn(3, 24)
+    with torch.no_grad(), pytest.warns(HeadraceWarning, match="cannot write graphs into") as told:
+        torch.testing.assert_close(compiled(x), compiled._orig_mod(x))
+    assert len(told) == 1
+    assert claimed() == 1
 
 
 def test_strict_raises_what_a_broken_pass_raises(stub_runtime: object) -> None:

@@ -25,7 +25,7 @@ from headrace.compiler.cli.trace import trace
 from headrace.compiler.notices import HeadraceWarning
 from headrace.compiler.observe import SiteStatistics
 from headrace.compiler.options import Options
-from headrace.errors import CalibrationError, UnknownOption
+from headrace.errors import CalibrationError, DatabaseRefused, UnknownOption
 from headrace.ir.evaluate import evaluate_spec
 from headrace.ir.spec import Attention, parse_spec
 
@@ -286,6 +286,13 @@ def test_an_unknown_calibration_is_the_users_mistake(database: str) -> None:
     rows_of(Stack(1.0), database, batches(4))
     with pytest.raises(UnknownOption, match=r"no calibration 'mien'.*did you mean 'mine'"):
         licences.load(Options(calibration="mien", database=database))
+
+
+def test_a_file_that_is_no_database_is_refused_as_one(tmp_path: Path) -> None:
+    other = tmp_path / "notes.txt"
+    other.write_text("no database")
+    with pytest.raises(DatabaseRefused, match="no database"):
+        licences.load(Options(calibration="mine", database=str(other)))
 
 
 def test_a_calibration_that_lost_a_head_permits_nothing(database: str) -> None:

@@ -35,6 +35,7 @@ def test_own_keys_are_taken() -> None:
         ({"strict": "yes"}, "bool"),
         ({"budget": True}, "int or float"),
         ({"budget": -1}, "seconds"),
+        ({"budget": float("nan")}, "seconds"),
     ],
 )
 def test_a_mistake_is_refused_with_the_nearest_known_word(options: dict[str, object], hint: str) -> None:
@@ -77,3 +78,13 @@ def test_a_mistake_reaches_the_user_of_torch_compile() -> None:
     compiled = torch.compile(lambda x: x + 1, backend=backend, options={"strikt": True})
     with pytest.raises(Exception, match="did you mean 'strict'"):
         compiled(torch.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("target", "delegated"), [("auto", False), ("cpu", False), ("cuda", True), ("hip", True)]
+)
+def test_a_target_claims_only_graphs_whose_tensors_are_on_it(target: str, delegated: bool) -> None:
+    from headrace.compiler.resolve import why_delegate
+
+    why = why_delegate(Options(target=target), [torch.ones(2)])
+    assert ("tensors are on cpu" in (why or "")) is delegated

@@ -170,6 +170,9 @@ def test_predicates_have_one_form(before: str, after: str) -> None:
         ("where(m, s, -3e+38)", False, "where(m, s, -3e+38)", "true"),
         ("where(m, s, -3e+38)", True, "s", "m"),
         ("where(m, s, -100.0)", True, "where(m, s, -100.0)", "true"),
+        ("mul(where(m, s, -3e+38), 0.125)", True, "mul(s, 0.125)", "m"),
+        ("mul(where(m, s, -1e9), 1e-9)", True, "mul(where(m, s, -1000000000.0), 1e-09)", "true"),
+        ("div(where(m, s, -inf), 1e9)", True, "div(s, 1000000000.0)", "m"),
     ],
 )
 def test_scores_are_split_from_masks(scores: str, finite: bool, score: str, mask: str) -> None:
