@@ -112,3 +112,24 @@ def test_a_loop_that_only_sums_still_prints_once_per_iteration(capfd):
     run(_sums_and_prints, (1,), x, w, o, M=32, K=64)
     assert capfd.readouterr().out.count("turn") == 3
     torch.testing.assert_close(o, (x.sum(0) * w).sum(1), rtol=1e-4, atol=1e-4)
+
+
+@triton.jit
+def _all_or_nothing(x, count, y, flag, N: tl.constexpr):
+    r, c = tl.arange(0, N)[:, None], tl.arange(0, N)[None, :]
+    chosen = tl.load(count + r * 0 + c * 0) > 2
+    v = tl.load(x + r + c * N, mask=chosen)
+    u = v
+    if flag > 0:
+        u = v + u
+    tl.store(y + r * N + c, u, mask=(r >= 1) & (r < 5) & (c < 7))
+
+
+@pytest.mark.parametrize("flag", [0, 1])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_mask_that_is_the_same_everywhere_first_met_in_a_branch(count: int, flag: int):
+    x, y = torch.randn(8, 8), torch.zeros(8, 8)
+    run(_all_or_nothing, (1,), x, torch.tensor([count], dtype=torch.int32), y, flag, N=8)
+    expected = torch.zeros(8, 8)
+    expected[1:5, :7] = x.T[1:5, :7] * (1 + flag) * (count > 2)
+    assert torch.equal(y, expected)

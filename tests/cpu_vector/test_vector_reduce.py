@@ -305,3 +305,39 @@ def test_a_condition_kept_across_a_store_holds_beyond_its_mask(n: int):
     y = torch.empty(1, dtype=torch.int32)
     run(_sum_by_parity, [1], k, y, n, N=128)
     assert y[0] == expected
+
+
+@triton.jit
+def _many_sums(x, w, y, K, N: tl.constexpr, BK: tl.constexpr):
+    n, k = tl.arange(0, N), tl.arange(0, BK)
+    a = tl.zeros([N], tl.float32)
+    b, c, d, e = a, a, a, a
+    for start in range(0, K, BK):
+        row = tl.load(x + start + k)[None, :]
+        v = tl.load(w + n[:, None] * K + start + k[None, :]).to(tl.float32)
+        a += tl.sum(v * row, 1)
+        b += tl.sum(v * (row + 1.0), 1)
+        c += tl.sum(v * (row - 2.0), 1)
+        if y.dtype.element_ty == tl.float32:
+            d += tl.sum(v + row, 1)
+            e += tl.sum(v - row, 1)
+    tl.store(y + n, a)
+    tl.store(y + N + n, b)
+    tl.store(y + 2 * N + n, c)
+    tl.store(y + 3 * N + n, d)
+    tl.store(y + 4 * N + n, e)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "out"), [(torch.int8, torch.float64), (torch.float32, torch.float32)], ids=str
+)
+def test_three_or_five_sums_of_one_loop_have_all_their_rows(dtype: torch.dtype, out: torch.dtype):
+    """Neither divides the sixteen sums that registers hold, or the rows of a tile."""
+    w, x = torch.randint(-8, 8, (32, 256)).to(dtype), torch.randint(-8, 8, (256,)).float()
+    y = torch.zeros(5, 32, dtype=out)
+    run(_many_sums, (1,), x, w, y, 256, N=32, BK=64)
+    v = w.double()
+    expected = [v @ x.double(), v @ (x.double() + 1), v @ (x.double() - 2), 0 * v.sum(1), 0 * v.sum(1)]
+    if out == torch.float32:
+        expected[3:] = [(v + x).sum(1), (v - x).sum(1)]
+    assert torch.equal(y.double(), torch.stack(expected))

@@ -129,3 +129,46 @@ def int4_gemv(x_ptr, w_ptr, y_ptr, N, K: tl.constexpr, BN: tl.constexpr, BK: tl.
         even, odd = tl.load(x_ptr + 2 * k), tl.load(x_ptr + 2 * k + 1)
         acc += tl.sum(low * even[None, :] + high * odd[None, :], axis=1)
     tl.store(y_ptr + n, acc, mask=n < N)
+
+
+@triton.jit
+def digit_gemv(
+    x_ptr, w_ptr, y_ptr, N, row, K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, LATER: tl.constexpr
+):
+    """y[b, n] = n + w[n] . x[b] for rows of w that are `row` apart; x is read by a pointer that moves on."""
+    n = tl.program_id(0) * BN + tl.arange(0, BN)
+    k = tl.arange(0, BK)
+    x = x_ptr + tl.program_id(1) * K + k
+    w = w_ptr + n[:, None].to(tl.int64) * row + k[None, :]
+    inside = n[:, None] < N
+    if LATER:
+        tile = tl.zeros([BN, BK], tl.float32)
+        for _ in range(0, K, BK):
+            tile += tl.load(w, mask=inside, other=1).to(tl.float32) * tl.load(x).to(tl.float32)[None, :]
+            x += BK
+            w += BK
+        acc = tl.sum(tile, axis=1) + n
+    else:
+        acc = n.to(tl.float32)
+        for _ in range(0, K, BK):
+            acc += tl.sum(
+                tl.load(w, mask=inside, other=1).to(tl.float32) * tl.load(x).to(tl.float32)[None, :], axis=1
+            )
+            x += BK
+            w += BK
+    tl.store(y_ptr + tl.program_id(1) * N + n, acc, mask=n < N)
+
+
+@triton.jit
+def gemv_of_its_own_x(x_ptr, w_ptr, y_ptr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+    """y[p] = (p + 1) * (w @ ones), by way of an x that every program writes to the same place."""
+    p = tl.program_id(0)
+    n = tl.arange(0, N)
+    every = tl.arange(0, K)
+    tl.store(x_ptr + every, (tl.zeros([K], tl.float32) + p + 1).to(tl.bfloat16))
+    acc = tl.zeros([N], tl.float32)
+    for k0 in range(0, K, BK):
+        k = k0 + tl.arange(0, BK)
+        w = tl.load(w_ptr + n[:, None] * K + k[None, :]).to(tl.float32)
+        acc += tl.sum(w * tl.load(x_ptr + k).to(tl.float32)[None, :], axis=1)
+    tl.store(y_ptr + p * N + n, acc)

@@ -94,6 +94,17 @@ def split_count(blocks: int, device: Device, key_blocks: int) -> int:
     return next(splits for splits, share in shares.items() if share >= 0.85 * max(shares.values()))
 
 
+def _cpu_keys(rows: int, head: int, single: bool) -> int:
+    """Keys to a tile on a CPU, measured.
+
+    Few rows are bound by memory: small tiles of keys and values arrive by turns, and the first one of a
+    program, which nobody asked for ahead of time, holds up little. Four rows of wide heads like larger ones.
+    """
+    if rows < 8:
+        return 64 if rows > 1 and head > 64 and not single else 32
+    return 64 if single else 128
+
+
 @dataclass(frozen=True)
 class DecodeChoices:
     def knobs(self, spec: Spec, sizes: Sizes, device: Device) -> tuple[Knob, ...]:
@@ -115,9 +126,8 @@ class DecodeChoices:
             fill = split_count(programs, device, cdiv(j, block_j))
             splits = tuple(sorted({*powers(1, MOST_SPLITS), fill}))
         else:
-            # Tiles of 32 KiB: the next one is asked for in eight streams of a page each.
-            if not single and head <= 128 and j >= 512:
-                block_j = 128
+            if head <= 128 and j >= 512:
+                block_j = _cpu_keys(block_r, head, single)
             splits = tuple(range(1, 9))
             fill = nearest(splits, min(cdiv(max(device.units, 1), programs), max(1, j // 1024)))
         return (Knob("block_r", block_r, values_r), Knob("block_j", block_j, powers(16, 256)),

@@ -101,6 +101,11 @@ def _fault(fault: Exception) -> str:
 
 def _with_worker(text: str, kernel: Function, target: CpuTarget) -> str:
     worker = worker_ir(
-        kernel, kernel.name, "!nontemporal" in text, amx.used_in(text), "@headrace_fail(" in text
+        kernel,
+        kernel.name,
+        fence="!nontemporal" in text,
+        tiled=amx.used_in(text),
+        fails="@headrace_fail(" in text,
+        begins="@headrace.begin()" in text,
     )
     return f'target triple = "{target.triple}"\n{text}\n{worker}'

@@ -43,15 +43,19 @@ def ir_type(type_: Type) -> str:
     return f"i{type_.bits}"
 
 
-def worker_ir(kernel: Function, name: str, fence: bool, tiled: bool = False, fails: bool = False) -> str:
+def worker_ir(
+    kernel: Function, name: str, fence: bool, tiled: bool = False, fails: bool = False, begins: bool = False
+) -> str:
     """IR of ``@NAME.worker(ptr context)`` for a kernel lowered under ``name``.
 
     ``fence``: the kernel stores past the caches; what it wrote must be visible once the worker has returned.
     ``tiled``: it uses AMX tiles, which each thread configures before its first program. ``fails``: it holds a
-    ``tt.assert``, whose message belongs to the launch.
+    ``tt.assert``, whose message belongs to the launch. ``begins``: the module has a function that each thread
+    calls before its first program.
     """
     configure, release = (amx.PROLOGUE, amx.EPILOGUE) if tiled else ("", "")
     enter = "call void @headrace_enter(ptr %c)" if fails else ""
+    begin = "call void @headrace.begin()" if begins else ""
     fenced = "call void @llvm.x86.sse.sfence()" if fence else ""
     slots: list[str] = []
     call: list[str] = []
@@ -83,6 +87,7 @@ entry:
   %gy64 = zext i32 %gy to i64
   {enter}
   {configure}
+  {begin}
   br label %take
 take:
   %first = atomicrmw add ptr %pnext, i64 %chunk monotonic

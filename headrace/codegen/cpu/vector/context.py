@@ -292,7 +292,7 @@ class Context:
         return self.e.alloca(text(element), count, SIZES[element])
 
     def zeros(self) -> str:
-        """128 readable zero bytes: where loads go whose row is masked off."""
+        """256 readable zero bytes: where loads go whose row is masked off."""
         if not self._dummy:
             self._dummy = self.e.alloca("i8", 256, 256)
             vt = "<32 x i64>"

@@ -40,6 +40,7 @@ class Emitter:
         self.functions: dict[str, str] = {}
         self.scratch_bytes = 0
         self.shared_bytes = 0
+        self._cleared: list[int] = []
         self._leaves = False
 
     # names
@@ -146,6 +147,12 @@ class Emitter:
         self.scratch_bytes += (size + 63) // 64 * 64
         self._depth[name] = 0
         return name
+
+    def cleared(self) -> str:
+        """An i64 of scratch memory that is 0 at a thread's first program of a launch; later programs of the
+        launch find there, and in all other scratch memory, what the one before them left."""
+        self._cleared.append(self.scratch_bytes)
+        return self.scratch(8)
 
     def shared_scratch(self, size: int) -> str:
         """``size`` bytes of scratch memory that lose their content at the next request."""
@@ -298,4 +305,18 @@ class Emitter:
         end = ["  br label %leave", "leave:"] if self._leaves else []
         body = "\n".join([*opening, *self.allocas, *self.frames[0].lines, *end])
         decls = "\n".join([*self.declarations.values(), *self.functions.values()])
-        return f"{decls}\n\ndefine void {signature} {{\nentry:\n{body}\n  ret void\n}}\n"
+        return f"{decls}\n\ndefine void {signature} {{\nentry:\n{body}\n  ret void\n}}\n{self._begin()}"
+
+    def _begin(self) -> str:
+        """What a thread does before its first program of a launch, if there is anything."""
+        if not self._cleared:
+            return ""
+        size = self.scratch_bytes + self.shared_bytes
+        lines = [f"  %scratch = call ptr @headrace_scratch(i64 {size})"]
+        for k, offset in enumerate(self._cleared):
+            lines += [
+                f"  %p{k} = getelementptr i8, ptr %scratch, i64 {offset}",
+                f"  store i64 0, ptr %p{k}, align 8",
+            ]
+        body = "\n".join(lines)
+        return f"define internal void @headrace.begin() {{\nentry:\n{body}\n  ret void\n}}\n"

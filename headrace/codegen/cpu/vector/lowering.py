@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from headrace.codegen.cpu import ttir
@@ -107,18 +107,22 @@ class Lowering:
         return self.env[value].resolved().scalar(self.g)
 
     def put(self, value: Value, expr: Expr) -> None:
-        """Define a value."""
-        if expr.shape == () and not isinstance(expr, Scalar):
+        """Define a value. One that does not vary is computed here, where every use can reach it: bounds and
+        strides made of it are kept under their names."""
+        if not expr.varies and not isinstance(expr, Scalar | Uniform):
             name = expr.scalar(self.g)
             ranges.learn(self.g, expr, name)
-            expr = Scalar(name, expr.element)
+            shape = expr.shape
+            expr = Uniform(name, expr.element, shape) if shape else Scalar(name, expr.element)
         self.env[value] = expr
         self.s.keep.append(expr)
-        self.s.uses[expr.uid] = self.uses.get(value, 0)
-        if expr.shape and not isinstance(expr, Uniform | Range):
-            bounds = self.demand.bounds(value)
-            if bounds:
-                self.s.demand[expr.uid] = self.limits(value)
+        needed = self.limits(value) if expr.shape and not isinstance(expr, Uniform | Range) else {}
+        if expr.uid in self.s.uses and needed != self.s.demand.get(expr.uid, {}):
+            needed = {}  # two values are one expression, and one of them is needed further than the other
+        self.s.uses[expr.uid] = max(self.uses.get(value, 0), self.s.uses.get(expr.uid, 0))
+        self.s.demand.pop(expr.uid, None)
+        if needed:
+            self.s.demand[expr.uid] = needed
 
     def limits(self, value: Value) -> Limits:
         """Bounds up to which a value is needed, as far as they can be computed already."""
@@ -142,6 +146,11 @@ class Lowering:
             return None
         self.op(op)
         return self.env.get(value)
+
+    def forget(self, values: Iterable[Value]) -> None:
+        """Undefine values that are about to be defined in their place."""
+        for value in values:
+            self.env.pop(value, None)
 
     # operations
 

@@ -53,17 +53,18 @@ class Scheduler:
         self.keep: list[Expr] = []
         self.demand: dict[int, Limits] = {}
         self.turned: dict[int, object] = {}  # packed left operands by expression: see dot/turned.py
+        self.upcoming: object = None  # what the loop that is being written reads next: see dot/upcoming.py
         self._journal: list[tuple[Expr, Expr | None]] = []
 
     @contextmanager
     def scope(self) -> Iterator[None]:
         """Tiles put into memory inside are forgotten outside: that code may not have run."""
         mark = len(self._journal)
-        packed_before = dict(self.turned)
+        packed_before, upcoming = dict(self.turned), self.upcoming
         try:
             yield
         finally:
-            self.turned = packed_before
+            self.turned, self.upcoming = packed_before, upcoming
             while len(self._journal) > mark:
                 expr, before = self._journal.pop()
                 expr.forward = before
@@ -148,7 +149,9 @@ class Scheduler:
         """Make the next loop store these; finish with :meth:`untee`."""
         made = []
         for e in fused:
-            if e.element == "i1":
+            # What is the same along a dimension is computed once for all of it, and would be stored once.
+            repeated = len(e.varies) < sum(n > 1 for n in e.shape)
+            if e.element == "i1" or repeated:
                 continue
             source = e.twin()
             self.keep.append(source)

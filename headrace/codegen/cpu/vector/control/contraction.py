@@ -17,6 +17,7 @@ from headrace.codegen.cpu.vector.analysis import effects, ranges
 from headrace.codegen.cpu.vector.analysis.access import valid, vector_dim
 from headrace.codegen.cpu.vector.analysis.masks import Limits
 from headrace.codegen.cpu.vector.context import SIZES, Ix, element_type
+from headrace.codegen.cpu.vector.control import whole
 from headrace.codegen.cpu.vector.control.registers import Carried, Registers
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.errors import VectorDeclined
@@ -138,14 +139,14 @@ def lower(lowering: Lowering, op: Op, carried: list[Carried]) -> bool:
     found = recognise(lowering, op.regions[0], carried)
     if found is None:
         return False
-    loop = _Loop(lowering, op, carried, *found)
+    loop = Loop(lowering, op, carried, *found)
     if not loop.plan():
         return False
     loop.write()
     return True
 
 
-class _Loop:
+class Loop:
     """One such loop while it is written (its body several times over)."""
 
     def __init__(
@@ -166,6 +167,8 @@ class _Loop:
         self.updates: list[Accumulate] = []
         self.shapes: list[tuple[int, ...]] = []
         self.narrow: list[bool] = []
+        self.whole: list[bool] = []
+        self.needed: list[Limits] = []
 
     def enter(self, iv: str, args: Values) -> list[Expr]:
         """Lower the body for one iteration; what is summed, one expression per accumulator."""
@@ -211,6 +214,7 @@ class _Loop:
                     self.updates.append(accumulate(g, item.combine, expr, axis, s.uses, s.keep))
                     self.shapes.append(expr.shape)
                     self.narrow.append(bool(_narrow(expr, axis)))
+                    self.whole.append(len(item.sources) == 1 and whole.accepts(self, expr, item))
         finally:
             g.e.close()
         return True
@@ -226,8 +230,12 @@ class _Loop:
             results.append(Buffer(g.alloca(element, numel(shape)), shape, element))
             init = lowering.get(item.carried.init)
             inits.append(None if is_zero(init, g) else init)
+        self.needed = [lowering.limits(item.result) for item in self.sums]
         for group in self._groups():
-            self._write_group(group, results, inits)
+            if len(group) == 1 and self.whole[group[0]]:
+                whole.write(self, group[0], results[group[0]], inits[group[0]])
+            else:
+                self._write_group(group, results, inits)
         self.registers.bind(self._finals(), final=True)
         for item, result in zip(self.sums, results, strict=True):
             if item.later:
@@ -240,8 +248,7 @@ class _Loop:
         g = self.g
         first = self.sums[group[0]]
         axis, full = first.axis, self.shapes[group[0]]
-        needed = self.lowering.limits(first.result)
-        limits: Limits = {d if d < axis else d + 1: n for d, n in needed.items()}
+        limits: Limits = {d if d < axis else d + 1: n for d, n in self.needed[group[0]].items()}
         narrow = any(self.narrow[t] for t in group)
         m_block, n_block = _block(full, axis, len(group), len(first.sources) == 2, narrow)
         updates = [self.updates[t] for t in group]
@@ -257,7 +264,7 @@ class _Loop:
             def iteration(iv: str, args: Values) -> Values:
                 with self.s.scope():
                     exprs = self.enter(iv, args[: len(fixed)])
-                    terms = [Term(exprs[t], self._update(exprs[t], t)) for t in group]
+                    terms = [Term(exprs[t], self.update(exprs[t], t)) for t in group]
                     values = self._sweep(terms, axis, block, args[len(fixed) :], sets)
                     return self.registers.next(args[: len(fixed)]) + values
 
@@ -270,7 +277,8 @@ class _Loop:
 
         row_blocks(g, full, axis, limits, m_block, n_block, emit, spread=True)
 
-    def _update(self, expr: Expr, t: int) -> Accumulate:
+    def update(self, expr: Expr, t: int) -> Accumulate:
+        """The planned update, for the same sum lowered again."""
         made = accumulate(self.g, self.sums[t].combine, expr, self.sums[t].axis, self.s.uses, self.s.keep)
         planned = self.updates[t]
         assert (made.width, made.step, made.pairs) == (planned.width, planned.step, planned.pairs)
@@ -304,7 +312,7 @@ class _Loop:
         return self.g.e.loop(lo, hi, step, inits, iteration, self.kind, True, self.predicate)
 
     def _groups(self) -> list[list[int]]:
-        """Accumulators that can share loops, at most eight together."""
+        """Accumulators that can share loops and their bounds, at most eight together."""
         groups: list[list[int]] = []
         for k, item in enumerate(self.sums):
             for group in groups:
@@ -315,6 +323,7 @@ class _Loop:
                     self.updates[k].step,
                 )
                 alike = alike and self.sums[first].combine == item.combine
+                alike = alike and self.needed[first] == self.needed[k]
                 if alike and len(self.sums[first].sources) == len(item.sources) and len(group) < 8:
                     group.append(k)
                     break
@@ -350,7 +359,7 @@ def _block(full: tuple[int, ...], axis: int, terms: int, is_dot: bool, narrow: b
     read bandwidth). ``narrow`` weights take eight rows, so that converting the other operand matters less.
     """
     others = [n for d, n in enumerate(full) if d != axis]
-    budget = max(1, 16 // terms)
+    budget = 1 << max(0, (16 // terms).bit_length() - 1)  # a power of two, as the tile's size is
     streams = 8 if narrow and others[-1] >= 32 else 4 if others[-1] >= 32 else 2 if others[-1] >= 16 else 1
     if is_dot and others[0] > 1:
         return (4, max(1, min(budget // 4, others[-1])))

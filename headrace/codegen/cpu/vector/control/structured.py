@@ -17,7 +17,7 @@ from headrace.codegen.cpu.vector.context import element_type, text
 from headrace.codegen.cpu.vector.control import contraction
 from headrace.codegen.cpu.vector.control.island import stored, tile
 from headrace.codegen.cpu.vector.control.registers import Registers, classify
-from headrace.codegen.cpu.vector.dot import turned
+from headrace.codegen.cpu.vector.dot import turned, upcoming
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Scalar
 from headrace.codegen.cpu.vector.lowering import Lowering
@@ -79,6 +79,7 @@ def for_loop(lowering: Lowering, op: Op) -> None:
                 maker = made_by.get(c.out)
                 if maker is not None and maker.name == "tt.dot" and lowering.uses[c.out] == 1:
                     lowering.destinations[c.out] = nexts[-1][1]
+            s.upcoming = upcoming.find(lowering, body)
             lowering.block(body)
             for c, (_, after) in zip(tiles, nexts, strict=True):
                 expr = lowering.get(c.out).resolved()

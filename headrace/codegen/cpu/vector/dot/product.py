@@ -13,6 +13,8 @@ from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.loops import upper
 from headrace.codegen.cpu.vector.schedule import Scheduler, numel
 
+FEW_ROWS = 8
+
 
 def products(s: Scheduler, a: Expr, b: Expr, op: str) -> Expr:
     """a[m, k] * b[k, n], both of the sums' type, as a lazy [m, n, k] tile; ``op`` multiplies."""
@@ -81,8 +83,8 @@ class Product:
 
     @property
     def few_rows(self) -> bool:
-        """True if fewer than eight rows can be needed."""
-        return (int(self.rows) if is_const_int(self.rows) else self.m) < 8
+        """True if fewer than `FEW_ROWS` rows can be needed."""
+        return (int(self.rows) if is_const_int(self.rows) else self.m) < FEW_ROWS
 
     def buffer(self) -> Buffer:
         """Where the result goes."""

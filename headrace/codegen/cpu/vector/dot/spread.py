@@ -2,17 +2,6 @@
 
 Packing reads a tile from memory in one go, while nothing is multiplied; if its lines are in the second cache
 by then, that is several times as fast. :class:`Asks` asks for the lines in the order in which they lie.
-
-Where little is computed per line, the order matters: what is on its way at a time is a few KiB, and where
-that is one run of neighbours, it comes from few of the memory's banks.
-
-Measured on Zen 4, two threads, against a plain reader with eight streams: tiles of keys and values that are
-asked for in order arrive at 0.8 of its rate, in eight streams within a tile at 1.0 (16 KiB) to 1.1 (32 KiB),
-if each request stands between two reads and these go through the tile in order; 16 or 32 requests in a burst
-arrive at 0.6, and requests for the first cache instead of the second at 0.75. :class:`Interleaved` does that.
-Requests themselves are scarce: with one row of queries, where the loop runs far ahead of memory and the
-hardware's prefetchers with it, asking for every other line takes 0.77 to 1.0; with four rows asking for all
-of them is better (0.8 against 0.55).
 """
 
 from __future__ import annotations
@@ -22,12 +11,9 @@ from dataclasses import dataclass
 from headrace.codegen.cpu.vector.context import Context, is_const_int
 from headrace.codegen.cpu.vector.dot.place import place_of
 from headrace.codegen.cpu.vector.expr import Expr
-from headrace.codegen.cpu.vector.loops import quotient
 from headrace.codegen.cpu.vector.memory import ahead
 
 _LINE = 64
-_STREAMS = 8
-_PAIR = 2
 
 
 @dataclass(frozen=True)
@@ -93,40 +79,6 @@ class Asks:
                 else g.e.pure(f"udiv i64 {share}, {self.pieces}", (share,))
             )
             tile.ask(g, g.add(g.mul(self.number, str(each)), within))
-
-
-@dataclass(frozen=True)
-class Interleaved:
-    """The lines of a tile, a few from each of several places at a time.
-
-    Attributes:
-        light: so little is computed that the hardware's prefetchers keep up: every other line is enough.
-    """
-
-    g: Context
-    tile: Spread
-    light: bool
-
-    def __call__(self, turn: str, turns: int) -> list[str]:
-        """The addresses of part ``turn`` of ``turns``, to be asked for one by one. All parts together are
-        each line once, or each pair of lines where the loop is ``light``; sizes are powers of two."""
-        g, tile = self.g, self.tile
-        size = _LINE * (_PAIR if self.light and tile.lines % _PAIR == 0 else 1)
-        length = tile.lines * _LINE // size  # of a row
-        total = tile.rows * length
-        each = max(1, total // turns)
-        streams = min(_STREAMS, each, tile.rows)
-        run = each // streams
-        first = quotient(g, turn, turns // total) if turns > total else g.mul(turn, str(run))
-        row, within = quotient(g, first, length), g.e.pure(f"urem i64 {first}, {length}", (first,))
-        start = g.gep("i8", tile.base, g.add(g.mul(row, tile.stride), g.mul(within, str(size))))
-        lines = []
-        for stream in range(streams):
-            place = g.gep("i8", start, g.mul(tile.stride, str(stream * (tile.rows // streams))))
-            for line in range(run):
-                down, along = divmod(line, length)
-                lines.append(g.gep("i8", place, g.add(g.mul(tile.stride, str(down)), str(along * size))))
-        return lines
 
 
 def of(g: Context, operand: Expr, *, hidden: bool = False) -> Spread | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from headrace.codegen.cpu.vector.analysis.access import valid
 from headrace.codegen.cpu.vector.context import SIZES, is_const_int
-from headrace.codegen.cpu.vector.dot import spread
+from headrace.codegen.cpu.vector.dot import upcoming
 from headrace.codegen.cpu.vector.dot.product import Product, products
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Transpose
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
@@ -58,8 +58,7 @@ def lower(p: Product) -> Expr:
     for d in (a, b, c):
         s.prepare(d, fuse=False)
     buffer = p.buffer()
-    following = spread.of(g, b, hidden=True) if p.few_rows else None
-    asks = spread.Interleaved(g, following, light=m == 1) if following is not None else None
+    asks = upcoming.share(p) if p.few_rows else None
     by_k = direct(b, 0) and not direct(b, 1)
     if by_k:
         product = widened(s, _stored(s, a, 1), b)

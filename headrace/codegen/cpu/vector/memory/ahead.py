@@ -31,8 +31,11 @@ def moving(g: Context, load: Load) -> Place | None:
     return place
 
 
-def distance(g: Context, load: Load) -> str:
-    """Bytes from this iteration's tile to the next one's; "" where the loop does not move it."""
+def distance(g: Context, load: Load, first: str = "") -> str:
+    """Bytes from this iteration's tile to the next one's; "" where the loop does not move it.
+
+    ``first`` is what to take in the first iteration, before which there is none; else that is of no use.
+    """
     place = moving(g, load)
     if place is None:
         return ""
@@ -41,19 +44,22 @@ def distance(g: Context, load: Load) -> str:
     before = g.e.here(f"load ptr, ptr {slot}, align 8")
     g.e.effect(f"store ptr {place.pointer}, ptr {slot}, align 8")
     now, last = (g.cast("ptrtoint", "ptr", p, "i64") for p in (place.pointer, before))
-    return g.sub(now, last)
+    found = g.sub(now, last)
+    return g.select("i1", g.cmp("eq", before, "null", "ptr"), "i64", first, found) if first else found
 
 
 def hidden_distance(g: Context, load: Load) -> str:
-    """:func:`distance`, with it and the tile's address hidden from LLVM's analyses.
+    """:func:`distance`, with it and the tile's address hidden from LLVM's analyses. In the first iteration
+    the next tile is taken to follow upon this one.
 
     Loop strength reduction weighs ways to combine the parts of every address in a loop. Where each row of
     the tile is both read and prefetched, their long sums took two thirds of all of code generation.
     """
-    found = distance(g, load)
     place = moving(g, load)
-    if not found or place is None:
-        return found
+    if place is None:
+        return ""
+    rows = 0 if place.strides[1] == "1" else 1
+    found = distance(g, load, g.mul(place.strides[rows], str(load.shape[rows] * place.size)))
     g.e.opaque("ptr", place.pointer)
     g.e.opaque("i64", found)
     return found

@@ -105,7 +105,7 @@ def widened_from(
     return None
 
 
-def _signed_bytes(expr: Expr) -> Expr | None:
+def signed_bytes(expr: Expr) -> Expr | None:
     """The signed bytes that an f32 ``expr`` was made from, perhaps by way of bf16 (which is exact)."""
     short = widened_from(expr, "bfloat")
     return widened_from(expr if short is None else short, "i8", ("arith.sitofp",))
@@ -145,7 +145,7 @@ def accumulate(
         a, b = top.operands
         if g.machine.bytes_to_bf16 and size >= byte_table.STEP:
             for x, y in ((a, b), (b, a)):
-                short, narrow = widened_from(x, "bfloat"), _signed_bytes(y)
+                short, narrow = widened_from(x, "bfloat"), signed_bytes(y)
                 if short is not None and narrow is not None and direct(short, axis) and direct(narrow, axis):
                     keep += [short, narrow]
                     return Accumulate(combine, 16, byte_table.STEP, short, narrow, True)

@@ -268,7 +268,7 @@ def row_blocks(
 
     def along(dim: int, block: int, body: Callable[[list[Ix], bool], None]) -> None:
         names = limits.get(dim, ())
-        if spread and dim == inner and block <= full[dim]:
+        if spread and dim == inner and full[dim] % block == 0:
             whole = g.cmp("eq", upper(g, names, full[dim]), str(full[dim]))
             if whole == "true":
                 apart(dim, block, names, body)
