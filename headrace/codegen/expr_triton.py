@@ -61,7 +61,8 @@ class Value:
     """Triton text with its kind.
 
     `const` where it is a literal, `natural` where it is an integer known >= 0, `most` where it is int64 to
-    torch and int32 in the kernel: its largest magnitude.
+    torch and int32 in the kernel: its largest magnitude. `factors` where it is a product of floats, `peak`
+    where it is the maximum of what it may be subtracted from.
     """
 
     text: str
@@ -69,6 +70,8 @@ class Value:
     const: bool | int | float | None = None
     natural: bool = False
     most: int | None = None
+    factors: tuple[str, str] | None = None
+    peak: bool = False
 
     @property
     def code(self) -> Code:
@@ -76,11 +79,14 @@ class Value:
         return Code(text[1:-1] if _enclosed(text) else text)
 
 
-def name(text: str, kind: Kind, *, natural: bool = False, index: str = "", most: int | None = None) -> Value:
+def name(
+    text: str, kind: Kind, *, natural: bool = False, index: str = "", most: int | None = None,
+    peak: bool = False,
+) -> Value:  # fmt: skip
     """A variable of a template, e.g. `name("i", Kind.INT, index="[:, None]", most=LARGEST_INDEX)`."""
     if not _NAME.match(text) or index not in ("", "[:, None]", "[None, :]"):
         raise RenderError(f"{text}{index} is no variable of a template")
-    return Value(text + index, kind, natural=natural, most=most)
+    return Value(text + index, kind, natural=natural, most=most, peak=peak)
 
 
 def literal(value: bool | int | float) -> Value:
@@ -128,6 +134,16 @@ def as_float(value: Value) -> Value:
     return Value(f"{value.text}.to(tl.float32)", Kind.FLOAT)
 
 
+def rounded_product(value: Value) -> Value:
+    """A product that no compiler contracts with the difference it stands in: x y - m in one rounding is not
+    zero for m = max(x y), but what the rounding of m lost, which exp may not hold once products pass 2^30.
+    """
+    if value.factors is None:
+        return value
+    left, right = value.factors
+    return Value(f"tl.fma({left}, {right}, 0.0)", Kind.FLOAT)
+
+
 def as_bool(value: Value) -> Value:
     if value.kind is Kind.BOOL:
         return value
@@ -150,6 +166,8 @@ _LARGEST: Mapping[str, Callable[[list[int]], int]] = {
     "add": sum, "sub": sum, "mul": math.prod, "maximum": max, "minimum": max, "floordiv": max, "mod": max,
     "neg": max, "abs": max, "relu": max, "where": max, "pow": lambda sizes: 1 << 31,
 }  # fmt: skip
+# Of booleans, torch's sum and maximum are "or": never 2.
+_OF_BOOLEANS = {"add": "or", "maximum": "or", "mul": "and", "minimum": "and"}
 _COMPARE = {"lt": "<", "le": "<=", "gt": ">", "ge": ">=", "eq": "==", "ne": "!="}
 _UNARY = {
     "exp": "tl.exp", "exp2": "tl.exp2", "log": "tl.log", "log2": "tl.log2", "sqrt": "tl.sqrt",
@@ -187,6 +205,8 @@ def _fitting(fn: str, args: list[Value]) -> tuple[list[Value], int | None]:
 
 def _applied(expr: Call, args: list[Value]) -> Value:
     fn = expr.fn
+    if fn in _OF_BOOLEANS and all(arg.kind is Kind.BOOL for arg in args):
+        return _logic(_OF_BOOLEANS[fn], args[0], args[1])
     if fn in _UNARY:
         return Value(f"{_UNARY[fn]}({_tensor(as_float(args[0]))})", Kind.FLOAT)
     if fn == "div":
@@ -195,7 +215,10 @@ def _applied(expr: Call, args: list[Value]) -> Value:
     if fn in ("add", "sub", "mul"):
         left, right = _arithmetic(args)
         natural = fn != "sub" and left.natural and right.natural
-        return Value(f"({left.text} {_INFIX[fn]} {right.text})", left.kind, natural=natural)
+        if fn == "sub" and right.peak:
+            left = rounded_product(left)
+        factors = (left.text, right.text) if fn == "mul" and left.kind is Kind.FLOAT else None
+        return Value(f"({left.text} {_INFIX[fn]} {right.text})", left.kind, natural=natural, factors=factors)
     if fn in ("maximum", "minimum"):
         left, right = _arithmetic(args)
         nan = ", propagate_nan=tl.PropagateNan.ALL" if left.kind is Kind.FLOAT else ""
@@ -254,8 +277,9 @@ def _where(args: list[Value]) -> Value:
     if chosen.const is not None:
         return yes if chosen.const else no
     return Value(
-        f"tl.where({chosen.code}, {yes.code}, {no.code})", yes.kind, natural=yes.natural and no.natural
-    )
+        f"tl.where({chosen.code}, {yes.code}, {no.code})", yes.kind, natural=yes.natural and no.natural,
+        peak=yes.peak or no.peak,
+    )  # fmt: skip
 
 
 def _floor_division(fn: str, args: list[Value]) -> Value:

@@ -38,13 +38,18 @@ def tanh(x):
 
 @triton.jit
 def power(x, y):
-    """x ** y; a negative base takes whole exponents only, else NaN. Relative error grows with |y log2 x|."""
+    """x ** y, its special values as C's pow: a finite negative base takes whole exponents only, else NaN.
+    Relative error grows with |y log2 x|.
+    """
     size = tl.exp2(y * tl.log2(tl.abs(x)))
     half = y * 0.5
-    odd = tl.floor(half) != half
-    signed = tl.where(odd, -size, size)
-    value = tl.where(x < 0.0, tl.where(tl.floor(y) == y, signed, float("nan")), size)
-    return tl.where((y == 0.0) | (x == 1.0), 1.0, value)
+    whole = tl.floor(y) == y
+    odd = whole & (tl.floor(half) != half)
+    negative = (x < 0.0) | (1.0 / x < 0.0)  # -0.0 too
+    signed = tl.where(negative & odd, -size, size)
+    value = tl.where((x < 0.0) & (x > float("-inf")) & (whole == 0), float("nan"), signed)
+    one = (y == 0.0) | (x == 1.0) | ((x == -1.0) & (tl.abs(y) == float("inf")))
+    return tl.where(one, 1.0, value)
 
 
 @triton.jit
@@ -99,8 +104,12 @@ def floor_divide(x, y):
 
 @triton.jit
 def remainder(x, y):
-    """x - y floor(x / y), the sign of y."""
-    return tl.fma(-floor_divide(x, y), y, x)
+    """x - y floor(x / y), the sign of y: C's fmod, and y once more where the signs differ. A negative x too
+    small to matter beside a positive y gives y.
+    """
+    r = x % y
+    r = tl.where((tl.abs(y) == float("inf")) & (tl.abs(x) < float("inf")), x, r)
+    return tl.where((r != 0.0) & ((r < 0.0) != (y < 0.0)), r + y, r)
 
 
 @triton.jit

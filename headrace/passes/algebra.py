@@ -130,7 +130,8 @@ def _literals(e: Call) -> Expr | None:
         value = {"add": x.value + y.value, "sub": x.value - y.value, "mul": x.value * y.value}[e.fn]
         return Const(value)
     inner = number(x.args[1]) if isinstance(x, Call) and x.fn == e.fn == "mul" else None
-    if inner is not None and math.isfinite(inner) and math.isfinite(b) and inner * b != 0:
+    # Kernels hold float32: a product beyond its normal range would make infinities and zeros of its own.
+    if inner is not None and 2.0**-126 <= abs(inner * b) < 2.0**127:
         assert isinstance(x, Call)
         return call("mul", x.args[0], inner * b)
     if e.fn == "mul" and b == -1:

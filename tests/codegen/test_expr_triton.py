@@ -95,6 +95,28 @@ def test_special_values_match_eager() -> None:
     )
 
 
+def test_powers_and_remainders_of_special_values_match_eager() -> None:
+    special = [0.0, -0.0, 1.0, -1.0, 0.5, -2.5, 3.0, -3.0, -1e-7, 1e10, -1e10, math.inf, -math.inf, math.nan]
+    x, y = (each.reshape(1, -1).contiguous() for each in torch.cartesian_prod(*[torch.tensor(special)] * 2).T)
+    spec = parse_spec(pointwise(["pow(x, y)", "mod(x, y)", "div(1.0, pow(x, y))"]))
+    power, rest, inverse = kernel.instantiate(spec, Schedule.of("row", block_r=1), CPU)([x, y])
+    torch.testing.assert_close(power, x**y, rtol=1e-5, atol=0.0, equal_nan=True)
+    # Beyond, eager's own vectors and scalars need not agree.
+    near = ~((x / y).abs() > 2.0**24) | (x / y).isinf()
+    torch.testing.assert_close(rest[near], torch.remainder(x, y)[near], rtol=1e-6, atol=0.0, equal_nan=True)
+    torch.testing.assert_close(inverse, 1.0 / x**y, rtol=1e-5, atol=1e-37, equal_nan=True)
+
+
+def test_a_sum_of_booleans_is_no_number() -> None:
+    x, y = torch.linspace(-2, 2, 40).view(1, -1), torch.linspace(-3, 1, 40).flip(0).view(1, -1)
+    both = "gt(x, 0.5), lt(y, 0.0)"
+    spec = parse_spec(pointwise([f"cast:f32({fn}({both}))" for fn in ("add", "mul", "maximum", "minimum")]))
+    got = kernel.instantiate(spec, Schedule.of("row", block_r=1), CPU)([x, y])
+    one, other = x > 0.5, y < 0.0
+    for out, wanted in zip(got, (one + other, one * other, one | other, one & other), strict=True):
+        assert torch.equal(out, wanted.float())
+
+
 def test_integers_floor_and_mix_with_floats() -> None:
     a = torch.arange(-20, 20, dtype=torch.int32).view(1, -1)
     b = torch.tensor([3, -4, 5, -7], dtype=torch.int32).repeat(10).view(1, -1)

@@ -74,6 +74,19 @@ def test_rows_of_huge_scores_are_as_exact_as_others(dtype: str, score: str, name
 
 @each_flow
 @each_how
+def test_a_temperature_is_rounded_in_before_the_maximum_is_subtracted(how: str, name: str) -> None:
+    spec = text("f32", "mul(s, e0)").replace("extras=[]", "extras=[e0:f32[h]]")
+    q, k, v, _ = make(parse_spec(spec), (2, FLOWS[name][1], KEYS))
+    heat = torch.tensor([1e9, 2.5e10, 7e11, 3e12])
+    out = kernel_of(spec, how, name)([q, k, v, heat])
+    keys, values = (each.repeat_interleave(2, 1) for each in (k, v))
+    products = q @ keys.transpose(-1, -2)
+    best = products.argmax(-1, keepdim=True).expand(*products.shape[:-1], values.shape[-1])
+    torch.testing.assert_close(out, values.gather(2, best))
+
+
+@each_flow
+@each_how
 def test_products_below_float32_hide_their_keys(how: str, name: str) -> None:
     """In the first tiles of a row; where they are all of its keys, it gives NaN as PyTorch does."""
     spec = text("f32")

@@ -139,6 +139,24 @@ def test_difficult_rows_under_every_stabilizer(how: str, flow: str, dtype: str) 
     assert built.fallback_rows == {"unified": 5 + huge, "pair": 1 + huge}.get(how, 0)
 
 
+@pytest.mark.parametrize(
+    ("flow", "how"),
+    [("row", None), *(("row_loop", how) for how in EXACT), *(("row_split", how) for how in EXACT)],
+)
+@pytest.mark.parametrize("score", ["mul(x, 1e10)", "mul(x, y)"])
+def test_a_product_is_rounded_before_its_maximum_is_subtracted(
+    score: str, flow: str, how: str | None
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(6, 40, generator=generator)
+    y = torch.randn(6, 40, generator=generator) * 1e10
+    knobs = {"block_n": 16, "stabilizer": how} if how else {}
+    if flow == "row_loop":
+        knobs["block_r"] = 1
+    output = instantiate(str(rows_of(f"div(exp(sub({score}, m)), s)", score)), flow, (6, 40), **knobs)([x, y])
+    torch.testing.assert_close(output, torch.softmax(x * (y if "y" in score else 1e10), -1))
+
+
 @pytest.mark.parametrize("flow", FLOWS)
 @pytest.mark.parametrize("how", STABILIZERS)
 def test_log_sum_exp_of_infinite_rows(how: str, flow: str) -> None:

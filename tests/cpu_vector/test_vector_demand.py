@@ -1,4 +1,4 @@
-"""Tiles that one store needs up to a bound, and something else as a whole."""
+"""Tiles that one use needs in part and another as a whole, and what is kept of them in memory."""
 
 from __future__ import annotations
 
@@ -101,3 +101,83 @@ def test_sums_of_one_loop_that_are_stored_up_to_different_bounds(kernel, few: in
     expected = x @ a.T
     (expected[0, few:] if rows == 1 else expected[few:]).zero_()
     assert torch.equal(y, expected)
+
+
+@triton.jit
+def _reshaped_to_its_own_shape(x, y, z, few, N: tl.constexpr):
+    i = tl.arange(0, N)
+    v = tl.exp(tl.load(x + i))
+    tl.store(y + i, tl.reshape(v, [N], can_reorder=True), mask=i < few)
+    tl.store(x + i, i + 0.5)
+    tl.store(z + i, v)
+
+
+@pytest.mark.filterwarnings("ignore:.*can_reorder:UserWarning")
+def test_a_value_under_two_names_is_needed_as_far_as_either():
+    x, y, z = torch.randn(64), torch.zeros(64), torch.zeros(64)
+    expected = x.exp()
+    run(_reshaped_to_its_own_shape, (1,), x, y, z, 13, N=64)
+    torch.testing.assert_close(z, expected)
+    torch.testing.assert_close(y, torch.where(torch.arange(64) < 13, expected, 0.0))
+
+
+@triton.jit
+def _repeated_columns(x, y, z, few, M: tl.constexpr, N: tl.constexpr):
+    r, c = tl.arange(0, M)[:, None], tl.arange(0, N)[None, :]
+    v = tl.load(x + r + c * 0)
+    e = tl.exp(v.to(tl.float32)).to(tl.int32)
+    tl.store(y + r * N + c, e)
+    tl.store(z + r * N + c, e, mask=(c < few) & (v != 1))
+
+
+@pytest.mark.parametrize("few", [5, 100])
+@pytest.mark.parametrize(("m", "n"), [(8, 8), (16, 32), (32, 4)])
+def test_equal_columns_that_two_stores_need(m: int, n: int, few: int):
+    x = torch.randint(0, 9, (m, 1), dtype=torch.int32)
+    y, z = (torch.zeros(m, n, dtype=torch.int32) for _ in "yz")
+    run(_repeated_columns, (1,), x, y, z, few, M=m, N=n)
+    expected = x.exp().int().expand(m, n)
+    assert torch.equal(y, expected)
+    assert torch.equal(z, torch.where((torch.arange(n) < few) & (x != 1), expected, 0))
+
+
+@triton.jit
+def _mask_kept_in_memory(x, y, z, few, some, N: tl.constexpr):
+    r, c = tl.arange(0, N)[:, None], tl.arange(0, N)[None, :]
+    for k in range(2):  # the first round leaves a mask behind that holds everywhere to the right
+        rows = tl.load(x + k * N + tl.arange(0, N), mask=tl.arange(0, N) < few, other=0)[:, None] > 0
+        columns = c < tl.where(k == 0, N, some)
+        v = tl.load(x + r + c)
+        tl.store(y + k * N * N + r * N + c, v, mask=rows & columns)
+        tl.store(z + k * N * N + r * N + c, r - c, mask=rows & columns)
+
+
+@pytest.mark.parametrize("some", [0, 7, 40])
+def test_a_mask_of_two_stores_holds_nowhere_else_once_it_is_in_memory(some: int):
+    x = torch.randint(-9, 100, (64,), dtype=torch.int32)
+    y, z = (torch.full((2, 32, 32), -1000, dtype=torch.int32) for _ in "yz")
+    run(_mask_kept_in_memory, (1,), x, y, z, 20, some, N=32)
+    i = torch.arange(32)
+    rows, columns = i[:, None], i[None, :]
+    for k, bound in enumerate((32, some)):
+        inside = (x[32 * k : 32 * k + 32, None] > 0) & (rows < 20) & (columns < bound)
+        assert torch.equal(y[k], torch.where(inside, x[rows + columns], -1000))
+        assert torch.equal(z[k], torch.where(inside, (rows - columns).int(), -1000))
+
+
+@triton.jit
+def _more_of_it_each_time(x, y, n, N: tl.constexpr):
+    i = tl.arange(0, N)
+    v = tl.load(x + i)
+    for k in range(n):
+        tl.store(y + k * N + i, v, mask=i < k * 4)
+        v = tl.load(x + i + k) * (k + 2) + v
+
+
+def test_a_carried_tile_of_which_each_iteration_stores_more():
+    x, y = torch.randint(-9, 9, (64,), dtype=torch.int32), torch.zeros(6, 16, dtype=torch.int32)
+    run(_more_of_it_each_time, (1,), x, y, 6, N=16)
+    v, i = x[:16], torch.arange(16)
+    for k in range(6):
+        assert torch.equal(y[k], torch.where(i < k * 4, v, 0))
+        v = x[k : k + 16] * (k + 2) + v

@@ -70,6 +70,8 @@ DTYPES = {"x": DType.F32, "h": DType.BF16, "m": DType.BOOL, "n": DType.I64}
         ("reciprocal(sqrt(x))", "rsqrt(x)"),
         ("mul(2.0, x)", "mul(x, 2.0)"),
         ("mul(mul(x, 0.5), 0.25)", "mul(x, 0.125)"),
+        ("mul(mul(x, 1e20), 1e20)", "mul(mul(x, 1e+20), 1e+20)"),
+        ("mul(mul(x, 1e-30), 1e-30)", "mul(mul(x, 1e-30), 1e-30)"),
         ("mul(x, -1)", "neg(x)"),
         ("add(x, neg(h))", "sub(x, h)"),
         ("sub(x, neg(h))", "add(x, h)"),

@@ -117,6 +117,9 @@ def context(
     parts = [_of_rows(spec, rows, part) for part in conjuncts(spec.mask)]
     tile_env = _values(spec, rows, tile=True) | {"s": et.name("s", Kind.FLOAT)}
     score_value = et.render(score, tile_env)
+    scaled = how is not Stabilizer.NONE
+    if scaled:
+        score_value = et.rounded_product(score_value)
     score_text = score_value.code
     if "s" not in refs(score):
         score_text = Code(f"tl.zeros_like(s) + {et.as_float(score_value).text}")
@@ -124,7 +127,6 @@ def context(
     reading = refs(score).union(*(refs(part) for part in parts))
     extras = [e for e in spec.extras if e.name in reading]
     reads = {e.name: _read(e, rows, tile=True) for e in extras}
-    scaled = how is not Stabilizer.NONE
     factor = _factor(spec.score, powers=how is Stabilizer.PAIR) if scaled else Code("")
     guarded = how is Stabilizer.UNIFIED
     # A row whose keys are bounded from above only sees one if it sees the first.

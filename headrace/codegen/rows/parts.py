@@ -134,7 +134,10 @@ class Scope:
     def env(self) -> dict[str, Value]:
         found = {e.name: et.name(f"{e.name}_val", Kind.of(e.dtype)) for e in self.spec.inputs}
         index = "[:, None]" if self.several else ""
-        found |= {r.name: et.name(f"{r.name}_red", Kind.FLOAT, index=index) for r in self.spec.reductions}
+        found |= {
+            r.name: et.name(f"{r.name}_red", Kind.FLOAT, index=index, peak=r.kind == "max")
+            for r in self.spec.reductions
+        }
         if self.pair is not None:
             found[self.pair.inverse] = et.name("per_total", Kind.FLOAT, index=index)
         found["count"] = et.literal(float(self.length)) if self.static else et.name("count", Kind.FLOAT)
@@ -171,7 +174,7 @@ class Scope:
         if pair:
             assert self.pair is not None
             exprs.append(self.pair.score)
-            score = Code(self._value(self.pair.score, env, shape))
+            score = Code(self._value(self.pair.score, env, shape, apart=True))
             tail = _inside(score, IDENTITY["max"])
         return LaneStep(args, self.read(*exprs), score, tail)
 
@@ -238,9 +241,11 @@ class Scope:
             for at, o in enumerate(self.spec.outputs)
         )
 
-    def _value(self, expr: Expr, env: Mapping[str, Value], shape: str) -> str:
-        """A value per element, in float32."""
+    def _value(self, expr: Expr, env: Mapping[str, Value], shape: str, *, apart: bool = False) -> str:
+        """A value per element, in float32; with `apart` it is subtracted from in the template."""
         value = et.as_float(et.render(self.written(expr), env))
+        if apart:
+            value = et.rounded_product(value)
         if not refs(expr) & self.varying:
             return f"tl.zeros({shape}, dtype=tl.float32) + {value.text}"
         return str(et.filled(value, shape))

@@ -67,15 +67,24 @@ class Demand:
     def _op(self, op: Op) -> None:
         name = op.name
         if name == "tt.store":
-            mask = op.segment(2)
-            value = op.segment(1)
+            pointer, value, mask = (op.segment(k) for k in range(3))
+            assert pointer is not None
             assert value is not None
-            bounds: Bounds = [ALL] * len(shape_of(value.type))
-            for d, bound in (self.mask_bounds(mask) if mask is not None else {}).items():
-                bounds[d] = bound
-            for operand in op.operands:  # the mask and the addresses as well
-                self._join(operand, bounds)
-        elif name in NAMES or name == "arith.select" or name == "tt.load":
+            found = self.mask_bounds(mask) if mask is not None else {}
+            bounds: Bounds = [found.get(d, ALL) for d in range(len(shape_of(value.type)))]
+            self._join(pointer, bounds)
+            self._join(value, bounds)
+            if mask is not None:
+                self._all(mask)  # in memory it is all that says where it does not hold
+        elif name == "tt.load":
+            # The last vector of a loop reaches beyond what is needed, and must not read just anywhere.
+            pointer, mask, other = (op.segment(k) for k in range(3))
+            for operand in (pointer, mask):
+                if operand is not None:
+                    self._all(operand)
+            if other is not None:
+                self._join(other, self._of(op.result))
+        elif name in NAMES or name == "arith.select":
             here = self._of(op.result)
             for operand in op.operands:
                 if len(shape_of(operand.type)) == len(here):
@@ -112,6 +121,12 @@ class Demand:
                 self._join(arg, self._of(result))
                 self._join(out, self._of(arg))
             self._block(op.regions[0])
+            # What one iteration makes the next one uses, whose bounds may be others.
+            made = {r for o in ttir.walk(op) for r in o.results}
+            for arg in args:
+                self._join(
+                    arg, [ALL if isinstance(b, tuple) and b[0] in made else None for b in self._of(arg)]
+                )
             for init, arg in zip(inits, args, strict=True):
                 self._join(init, self._of(arg))
         elif name == "scf.if":
