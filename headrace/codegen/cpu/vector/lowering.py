@@ -107,9 +107,9 @@ class Lowering:
         return self.env[value].resolved().scalar(self.g)
 
     def put(self, value: Value, expr: Expr) -> None:
-        """Define a value. One that does not vary is computed here, where every use can reach it: bounds and
-        strides made of it are kept under their names."""
-        if not expr.varies and not isinstance(expr, Scalar | Uniform):
+        """Define a value. One that does not vary is computed here, where every use can reach it (bounds and
+        strides made of it are kept under their names), unless it is memory that may yet be written."""
+        if not expr.varies and not isinstance(expr, Scalar | Uniform | Buffer):
             name = expr.scalar(self.g)
             ranges.learn(self.g, expr, name)
             shape = expr.shape

@@ -71,9 +71,8 @@ class Demand:
             assert pointer is not None
             assert value is not None
             found = self.mask_bounds(mask) if mask is not None else {}
-            bounds: Bounds = [found.get(d, ALL) for d in range(len(shape_of(value.type)))]
-            self._join(pointer, bounds)
-            self._join(value, bounds)
+            for stored in (pointer, value):
+                self._join(stored, [found.get(d, ALL) for d in range(len(shape_of(stored.type)))])
             if mask is not None:
                 self._all(mask)  # in memory it is all that says where it does not hold
         elif name == "tt.load":
