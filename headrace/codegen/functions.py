@@ -104,10 +104,10 @@ def floor_divide(x, y):
 
 @triton.jit
 def remainder(x, y):
-    """x - y floor(x / y), the sign of y: of an infinite y and a finite x, x or y. Quotients beyond 2^20 lose
-    digits.
+    """x - y floor(x / y), the sign of y: C's fmod, and y once more where the signs differ. A negative x too
+    small to matter beside a positive y gives y.
     """
-    r = tl.fma(-floor_divide(x, y), y, x)
+    r = x % y
     r = tl.where((tl.abs(y) == float("inf")) & (tl.abs(x) < float("inf")), x, r)
     return tl.where((r != 0.0) & ((r < 0.0) != (y < 0.0)), r + y, r)
 

@@ -114,7 +114,8 @@ class Machine:
     """The functions that stand for the instructions; what went wrong, and how often each was called."""
 
     def __init__(self) -> None:
-        self._local = threading.local()
+        # By number: a thread of another library has no thread-local state that outlives a call.
+        self._tiles: dict[int, Tiles] = {}
         self.errors: list[str] = []
         self.calls: dict[str, int] = {}
         i8, pointer, i64 = ctypes.c_int8, ctypes.c_void_p, ctypes.c_int64
@@ -130,7 +131,7 @@ class Machine:
 
     def _function(self, method, name: str, *kinds):
         def run(*args) -> None:
-            tiles = self._local.__dict__.setdefault("tiles", Tiles())
+            tiles = self._tiles.setdefault(threading.get_ident(), Tiles())
             self.calls[name] = self.calls.get(name, 0) + 1
             try:
                 if not tiles.data and name != "ldtilecfg":

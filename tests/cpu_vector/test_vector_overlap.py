@@ -296,3 +296,26 @@ def test_a_mirrored_condition_of_what_is_overwritten(n: int):
     expected = torch.where((x > 0).flip(0), x + 10, x)
     run(_mirrored, (1,), x, N=n)
     torch.testing.assert_close(x, expected)
+
+
+@triton.jit
+def _two_that_share_a_condition(x, y, p, q, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    a, b = tl.load(x + i, mask=i < n), tl.load(y + i, mask=i < n)
+    far = tl.abs(b) == float("inf")
+    tl.store(p + i, tl.where(far, a, tl.exp2(b) + tl.exp2(a)), mask=i < n)
+    tl.store(q + i, tl.where(far & (tl.abs(a) < 2.0), a, tl.exp2(b) * a), mask=i < n)
+
+
+@pytest.mark.parametrize("apart", [1000, 30, 0])
+def test_stores_written_together_or_apart_share_a_condition(apart: int):
+    n = 500
+    whole = torch.randn(4000)
+    x, y = whole[:n], whole[1000 : 1000 + n]
+    y[::3] = float("inf")
+    a, b = x.clone(), y.clone()
+    p = whole[2000 - apart : 2000 - apart + n]  # from 1000 on: over y, which the second store still needs
+    q = whole[3000 : 3000 + n]
+    run(_two_that_share_a_condition, (1,), x, y, p, q, n, BLOCK=512)
+    torch.testing.assert_close(p, torch.where(b.isinf(), a, b.exp2() + a.exp2()))
+    torch.testing.assert_close(q, torch.where(b.isinf() & (a.abs() < 2), a, b.exp2() * a))

@@ -18,6 +18,7 @@ import itertools
 from collections.abc import Sequence
 
 from headrace.codegen.cpu.vector.context import ZERO, Context, Index, const, text, vector_type
+from headrace.codegen.cpu.vector.errors import VectorDeclined
 
 Shape = tuple[int, ...]
 NONE = -1
@@ -39,6 +40,7 @@ class Expr:
         self.varies = varies
         self.operands: tuple[Expr, ...] = tuple(operands)
         self.forward: Expr | None = None
+        self.gone = False  # it stands for memory that was written in a branch which has been left
         self.uid = next(_NUMBERS)
 
     def twin(self) -> Expr:
@@ -58,6 +60,8 @@ class Expr:
     def eval(self, g: Context, index: Index, dim: int, width: int, out: int = NONE) -> str:
         """SSA name of ``width`` elements along ``dim`` from ``index`` on; one element when ``width`` is 0."""
         self = self.resolved()
+        if self.gone:
+            raise VectorDeclined("a tile is read outside of the branch that wrote it")
         if width and dim not in self.varies:
             return g.splat(self.element, self.eval(g, index, NONE, 0, out), width)
         if out not in self.varies:

@@ -58,7 +58,8 @@ class Scheduler:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Tiles put into memory inside are forgotten outside: that code may not have run."""
+        """Tiles put into memory inside are forgotten outside: that code may not have run. Who remembers one all
+        the same is told so (see ``Expr.gone``)."""
         mark = len(self._journal)
         packed_before, upcoming = dict(self.turned), self.upcoming
         try:
@@ -67,6 +68,8 @@ class Scheduler:
             self.turned, self.upcoming = packed_before, upcoming
             while len(self._journal) > mark:
                 expr, before = self._journal.pop()
+                if expr.forward is not None:
+                    expr.forward.gone = True
                 expr.forward = before
 
     @contextmanager

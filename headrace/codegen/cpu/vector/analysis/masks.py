@@ -35,12 +35,13 @@ _FLIP = {"slt": "sgt", "sle": "sge", "sgt": "slt", "sge": "sle"}
 
 
 def analyse(g: Context, mask: Expr | None) -> Box:
-    """Split a mask into bounds and a rest."""
+    """Split a mask into bounds and a rest. The rest follows what stands for it when it is asked, so a Box may be
+    kept for longer than the memory that a mask lies in now."""
     if mask is None:
         return EVERYTHING
     limits: dict[int, list[str]] = {}
     rest: list[Expr] = []
-    _collect(g, mask.resolved(), limits, rest)
+    _collect(g, mask, limits, rest)
     return Box({d: tuple(dict.fromkeys(names)) for d, names in limits.items()}, tuple(rest))
 
 
@@ -52,14 +53,13 @@ def _collect(g: Context, mask: Expr, limits: dict[int, list[str]], rest: list[Ex
         return
     steps: list[Expr] = []
     dims = {d: d for d in mask.varies}
-    core = mask
+    core = mask.resolved()
     while isinstance(core, ExpandDims | Broadcast | Transpose):
         steps.append(core)
         dims = {outer: core.down(0, d) for outer, d in dims.items()}
         core = core.operands[0].resolved()
     if isinstance(core, Elementwise) and core.op == "arith.andi":
-        for operand in core.operands:
-            part = operand.resolved()
+        for part in core.operands:
             for step in reversed(steps):
                 part = _again(step, part)
             _collect(g, part, limits, rest)
