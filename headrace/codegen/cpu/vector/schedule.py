@@ -58,8 +58,8 @@ class Scheduler:
 
     @contextmanager
     def scope(self) -> Iterator[None]:
-        """Tiles put into memory inside are forgotten outside: that code may not have run. Who remembers one all
-        the same is told so (see ``Expr.gone``)."""
+        """Tiles put into memory inside are forgotten outside: that code may not have run. Who remembers one
+        all the same is told so (see ``Expr.gone``)."""
         mark = len(self._journal)
         packed_before, upcoming = dict(self.turned), self.upcoming
         try:

@@ -35,8 +35,8 @@ _FLIP = {"slt": "sgt", "sle": "sge", "sgt": "slt", "sge": "sle"}
 
 
 def analyse(g: Context, mask: Expr | None) -> Box:
-    """Split a mask into bounds and a rest. The rest follows what stands for it when it is asked, so a Box may be
-    kept for longer than the memory that a mask lies in now."""
+    """Split a mask into bounds and a rest. The rest follows what stands for it when it is asked, so a Box may
+    be kept for longer than the memory that a mask lies in now."""
     if mask is None:
         return EVERYTHING
     limits: dict[int, list[str]] = {}
