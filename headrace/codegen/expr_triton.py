@@ -214,6 +214,8 @@ def _applied(expr: Call, args: list[Value]) -> Value:
         return Value(f"({left.text} / {right.text})", Kind.FLOAT)
     if fn in ("add", "sub", "mul"):
         left, right = _arithmetic(args)
+        if isinstance(left.const, int) and isinstance(right.const, int):
+            return literal(_folded(fn, left.const, right.const))
         natural = fn != "sub" and left.natural and right.natural
         if fn == "sub" and right.peak:
             left = rounded_product(left)
@@ -320,15 +322,27 @@ def _arithmetic(args: list[Value]) -> tuple[Value, Value]:
     left, right = args
     if Kind.FLOAT in (left.kind, right.kind):
         return as_float(left), as_float(right)
-    return _as_int(left) if left.kind is Kind.BOOL else left, _as_int(
-        right
-    ) if right.kind is Kind.BOOL else right
+    left, right = (_as_int(value) if value.kind is Kind.BOOL else value for value in args)
+    return _beside(left, right), _beside(right, left)
 
 
 def _same_kind(args: list[Value]) -> tuple[Value, Value]:
-    if args[0].kind is args[1].kind:
+    if args[0].kind is args[1].kind and args[0].kind is not Kind.INT:
         return args[0], args[1]
     return _arithmetic(args)
+
+
+def _beside(value: Value, other: Value) -> Value:
+    """An integer in int64 where it meets a literal that int32 does not hold, which Triton would refuse."""
+    if not isinstance(other.const, int) or -(1 << 31) <= other.const < 1 << 31 or value.const is not None:
+        return value
+    return replace(value, text=f"{value.text}.to(tl.int64)", most=None)
+
+
+def _folded(fn: str, left: int, right: int) -> int:
+    """Arithmetic of two literals, which wraps in int64 as torch's does."""
+    exact = left + right if fn == "add" else left - right if fn == "sub" else left * right
+    return (exact + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 def _tensor(value: Value) -> str:

@@ -191,11 +191,9 @@ class Kernel:
         if not host.in_grid(variant.plan, self._device, _sizes(self.spec, shapes)):
             return self._from_library(inputs, outputs)
         results = _allocate(self.spec, shapes, inputs[0]) if outputs is None else tuple(outputs)
+        rows_only = isinstance(self.spec, Attention)
         usable = [
-            r
-            if (r.stride(-1) == 1 if isinstance(self.spec, Attention) else r.is_contiguous())
-            else r.contiguous()
-            for r in results
+            r if (r.stride(-1) == 1 if rows_only else r.is_contiguous()) else _like(r) for r in results
         ]
         variant.into(fitted, usable)
         for result, written in zip(results, usable, strict=True):
@@ -295,12 +293,15 @@ def _zero_that_stays(device: Any) -> Tensor:
         return other.submit(make).result()
 
 
-def _forced_contiguous(tensor: Tensor) -> Tensor:
-    """Contiguous with a last stride of 1, also where the last dimension has one element."""
+def _like(tensor: Tensor) -> Tensor:
+    """New memory, contiguous with a last stride of 1, also where the last dimension has one element."""
     import torch
 
-    result = torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
-    return result.copy_(tensor)
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device=tensor.device)
+
+
+def _forced_contiguous(tensor: Tensor) -> Tensor:
+    return _like(tensor).copy_(tensor)
 
 
 def _allocate(spec: Spec, shapes: Sequence[Sequence[int]], like: Tensor) -> tuple[Tensor, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +11,10 @@ import sympy
 from headrace.errors import Unreadable
 from headrace.ir import index as maps
 from headrace.ir.dtype import DType
-from headrace.ir.expr import Call, Expr, Ref, call, refs, substitute
+from headrace.ir.expr import Call, Expr, Ref, call, cast, refs, substitute
 from headrace.ir.graph import Graph, Node
 from headrace.ir.index import Shape
+from headrace.ir.infer import expr_dtype
 from headrace.ir.ops import Kernel, Map, Reduce, Size, View
 from headrace.ir.spec import Extra, Output, Reduction, Rows
 from headrace.ir.types import TensorType, dim
@@ -84,7 +86,8 @@ class RecogniseRows(Pass):
             raise Unreadable("row kernels do not write f64, and would lose its precision on the way")
         if source.shape[-1] == 1:
             raise Unreadable("rows of one element")
-        regions = [Region(node.name, frozenset()), *grow(graph, order, {node.name}, _row_op, self.max_ops)]
+        grown = grow(graph, order, {node.name}, functools.partial(_row_op, graph), self.max_ops)
+        regions = [Region(node.name, frozenset()), *grown]
         problem: Unreadable | None = None
         for region in reversed(regions):
             sink = graph[region.sink]
@@ -104,12 +107,26 @@ class RecogniseRows(Pass):
         raise problem
 
 
-def _row_op(node: Node) -> bool:
-    if node.type is not None and node.type.dtype is DType.F64:
+def _row_op(graph: Graph, node: Node) -> bool:
+    if node.type is None or node.type.dtype is DType.F64:
         return False
     if isinstance(node.op, Reduce):
-        return node.op.kind in _KINDS
-    return isinstance(node.op, (Map, View)) and node.type is not None
+        return node.op.kind in _KINDS and (node.type.dtype.is_floating or _counts(graph, node))
+    return isinstance(node.op, (Map, View))
+
+
+def _counts(graph: Graph, node: Node) -> bool:
+    """Whether integers are summed that count what is true: kernels reduce in float32, exact up to 2**24."""
+    assert isinstance(node.op, Reduce)
+    source = graph[node.operands[0]]
+    if node.op.kind != "sum" or not isinstance(source.op, Map):
+        return False
+    truth = source.op.expr
+    while isinstance(truth, Call) and truth.fn.startswith("cast:"):
+        truth = truth.args[0]
+    dtypes = {f"x{at}": typed(operand).dtype for at, operand in enumerate(graph.operands(source))}
+    length = typed(source).shape[-1]
+    return expr_dtype(truth, dtypes) is DType.BOOL and bool(length.is_Integer) and length <= 2**24
 
 
 def _drawn_in(graph: Graph, inside: frozenset[str], limit: int) -> frozenset[str]:
@@ -118,7 +135,7 @@ def _drawn_in(graph: Graph, inside: frozenset[str], limit: int) -> frozenset[str
     waiting = [operand for name in inside for operand in graph[name].operands]
     while waiting and len(found) < len(inside) + limit:
         node = graph[waiting.pop()]
-        if node.name in found or not _row_op(node) or graph.is_output(node.name):
+        if node.name in found or not _row_op(graph, node) or graph.is_output(node.name):
             continue
         if any(typed(operand).dtype is DType.F64 for operand in graph.operands(node)):
             continue  # kernels take what was made of it instead
@@ -223,7 +240,9 @@ class _Writer:
         body = self.resolve(self.reader.read(node.operands[0], (*access.index, dim(self.last))))
         if (op.kind, body) not in self.reductions:
             self.reductions.append((op.kind, body))
-        self._memo[name] = Ref(f"r{self.reductions.index((op.kind, body))}")
+        found: Expr = Ref(f"r{self.reductions.index((op.kind, body))}")
+        kind = typed(node).dtype
+        self._memo[name] = found if kind.is_floating else cast(kind, found)
         return self._memo[name]
 
     def _mean(self, expr: Expr) -> Expr:

@@ -36,7 +36,7 @@ def test_a_command_that_cannot_be_read_exits_with_2(headrace, words, said):
         (["explain", "smollm2", "--ir", "taken"], "cannot write graphs into taken"),
         (["explain", "smollm2", "--claim", "every"], "option claim cannot be 'every'"),
         (["db", "info", "--database", "missing.db"], "there is no database missing.db"),
-        (["db", "why", "ffff"], "no operation in the database start"),
+        (["db", "why", "ffff"], "no operation starts"),
         (["db", "why", "Gemm{x=bf17}", "--sizes", "1"], "cannot read"),
         (["db", "why", GEMM, "--sizes", "1,2"], "--sizes of this Gemm are rows, not '1,2'"),
         (["db", "why", GEMM, "--sizes", "-1"], "--sizes of this Gemm are rows, not '-1'"),

@@ -8,7 +8,7 @@ import torch
 from codegen_cases import assert_close, instantiate, make, run
 
 from headrace.codegen.attention.bounds import bounds
-from headrace.ir.expr import parse
+from headrace.ir.expr import parse, refs
 from headrace.ir.spec import parse_spec
 
 
@@ -94,6 +94,22 @@ def test_arithmetic_on_indices_is_as_wide_as_that_of_torch(
         for extra in inputs[3:]:
             extra.fill_(value)
         assert_close(spec, instantiate(str(spec), flow, sizes, block_j=16)(inputs), inputs)
+
+
+@pytest.mark.parametrize(
+    "mask",
+    ["and(lt(j, 3000000000), and(gt(j, sub(i, 9223372036854775807)), le(sub(i, j), 9223372036854775807)))",
+     "and(ge(j, -3000000000), lt(j, add(i, 9000000000)))", "le(j, sub(5000000000, 4999999960))",
+     "ge(j, add(9223372036854775807, 1))", "lt(j, n)", "ne(n, 3000000000)"],
+)  # fmt: skip
+@pytest.mark.parametrize(("flow", "sizes"), FLOWS)
+def test_numbers_beyond_int32_in_a_mask(flow: str, sizes: tuple[int, ...], mask: str) -> None:
+    """A window without an end is often the largest integer."""
+    spec = parse_spec(text(mask=mask, extras="n:i64[b]" if "n" in refs(parse(mask)) else "", safe="true"))
+    inputs = make(spec, sizes)
+    for extra in inputs[3:]:
+        extra.copy_(torch.tensor([3000000000, 40]))
+    assert_close(spec, instantiate(str(spec), flow, sizes, block_j=16)(inputs), inputs)
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,11 @@ def test_integers_floor_and_mix_with_floats() -> None:
         ("sub(x, -inf)", 'x - float("-inf")'),
         ("neg(sub(x, 1.0))", "-(x - 1.0)"),
         ("cast:i64(x)", "x.to(tl.int64)"),
+        ("le(k, 2147483647)", "k <= 2147483647"),
+        ("le(k, 2147483648)", "k.to(tl.int64) <= 2147483648"),
+        ("maximum(k, -2147483649)", "tl.maximum(k.to(tl.int64), (-2147483649))"),
+        ("sub(k, sub(3, 5))", "k - (-2)"),
+        ("add(9223372036854775807, 1)", "-9223372036854775808"),
     ],
 )
 def test_text(source: str, expected: str) -> None:

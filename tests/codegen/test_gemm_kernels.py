@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from codegen_cases import instantiate, make, run
+from codegen_cases import CPU, instantiate, make, run
 
+from headrace.codegen import dataflows
+from headrace.errors import ScheduleError
 from headrace.ir.spec import parse_spec
 
 FLOWS = [("gemv", 3), ("flat", 5), ("tiled", 33)]
@@ -98,6 +102,36 @@ def test_batched_with_extras_of_every_dimension(flow: str, m: int) -> None:
         flow,
         (3, m),
     )
+
+
+TURNED = (
+    "Gemm{{x=f32; weights=[w0:f32[20,24]nk]; extras=[a:f32[{}]]; outputs=[f32 = add(acc_w0, a)]; batched=true}}"
+)
+
+
+@pytest.mark.parametrize(("flow", "m"), FLOWS)
+def test_an_extra_with_columns_before_rows_is_addressed_beyond_int32(flow: str, m: int) -> None:
+    built, _ = run(TURNED.format("bnm"), flow, (2, m))
+    assert "n.to(tl.int64)" in built.source
+    assert not re.search(r"\bn(\[None, :\])? \* M", built.source)
+
+
+@pytest.mark.parametrize("dims", ["mb", "nb", "mnb", "nmb"])
+def test_an_extra_whose_batch_is_not_in_front_is_refused(dims: str) -> None:
+    spec = parse_spec(TURNED.format(dims))
+    assert dataflows.dataflows(spec, (2, 3), CPU) == (dataflows.get("library"),)
+    with pytest.raises(ScheduleError, match="batch not in front"):
+        instantiate(str(spec), "flat", (2, 3))
+
+
+@pytest.mark.parametrize(("weight", "extra"), [("x", "e"), ("w0", "w0"), ("w0", "x")])
+def test_operands_of_one_name_are_refused(weight: str, extra: str) -> None:
+    spec = (
+        f"Gemm{{x=f32; weights=[{weight}:f32[16,16]nk]; extras=[{extra}:f32[n]]; "
+        f"outputs=[f32 = add(acc_{weight}, {extra})]; batched=false}}"
+    )
+    with pytest.raises(ScheduleError, match="one name"):
+        instantiate(spec, "flat", (16,))
 
 
 @pytest.mark.parametrize(("flow", "m"), FLOWS)

@@ -85,6 +85,19 @@ def test_outputs_given_by_the_caller_in_any_layout(text: str, flow: str, sizes: 
             assert_close(spec, tuple(outputs), inputs)
 
 
+@pytest.mark.parametrize(("flow", "sizes"), [("prefill", (2, 5, 30)), ("decode", (2, 1, 30))])
+def test_an_output_of_one_column_with_any_stride(flow: str, sizes: tuple[int, ...]) -> None:
+    """PyTorch calls it contiguous, whatever the stride between its columns is."""
+    text = ATTENTION.replace("dims=[16, 16]", "dims=[16, 1]")
+    inputs = make(parse_spec(text), sizes)
+    built = instantiate(text, flow, sizes)
+    b, i, _ = sizes
+    output = torch.full((b, 4, 1, i), float("nan")).mT
+    for _ in range(2):
+        built.into(inputs, [output])
+        assert_close(parse_spec(text), output, inputs)
+
+
 @pytest.mark.parametrize(
     ("text", "flow", "sizes"),
     [(GEMM, "gemv", (0,)), (ATTENTION, "prefill", (2, 0, 30)), (ATTENTION, "decode", (0, 1, 30)),

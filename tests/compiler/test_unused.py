@@ -90,13 +90,16 @@ PLAIN = """
 package = compiled(Plain().eval(), x)
 found["code"], found["bits"] = code(package), bits([torch._inductor.aoti_load_package(package)(x)])
 found["settings unchanged"] = settings() == found["settings"]
-print(json.dumps(found))
 """
 
 REPEAT = """
 counts = torch.tensor([1, 2, 3, 4])
 package = compiled(Repeat(), counts)
-found["code"], found["bits"] = code(package), bits([torch._inductor.aoti_load_package(package)(counts)])
+found["repeat code"] = code(package)
+found["repeat bits"] = bits([torch._inductor.aoti_load_package(package)(counts)])
+"""
+
+REPORT = """
 print(json.dumps(found))
 """
 
@@ -153,19 +156,27 @@ def test_a_setting_that_the_engine_refuses_is_no_concern_of_plain_inductor(folde
     assert found["bits"] == expected["bits"]
 
 
-def test_aot_inductor_packages_are_the_same(folder: Path) -> None:
-    installed, absent = run(AOTI + PLAIN, folder), run(AOTI + PLAIN, folder, absent=True)
+@pytest.fixture(scope="module")
+def packages(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What AOTInductor makes of both models: installed, absent."""
+    program = AOTI + PLAIN + REPEAT + REPORT
+    return run(program, folder), run(program, folder, absent=True)
+
+
+def test_aot_inductor_packages_are_the_same(packages: tuple[dict[str, Any], dict[str, Any]]) -> None:
+    installed, absent = packages
     for name in ("settings", "settings unchanged", "code", "bits"):
         assert installed[name] == absent[name], name
     assert len(installed["code"]) == 2  # kernels and wrapper
 
 
-def test_the_documented_exception_of_aot_inductor_and_its_remedy(folder: Path) -> None:
-    absent = run(AOTI + REPEAT, folder, absent=True)
-    installed = run(AOTI + REPEAT, folder)
-    remedied = run(AOTI + REPEAT, folder, TORCHINDUCTOR_AUTOTUNE_AT_COMPILE_TIME="0")
-    assert installed["bits"] == absent["bits"]
-    assert remedied["code"] == absent["code"]
+def test_the_documented_exception_of_aot_inductor_and_its_remedy(
+    folder: Path, packages: tuple[dict[str, Any], dict[str, Any]]
+) -> None:
+    installed, absent = packages
+    remedied = run(AOTI + REPEAT + REPORT, folder, TORCHINDUCTOR_AUTOTUNE_AT_COMPILE_TIME="0")
+    assert installed["repeat bits"] == absent["repeat bits"]
+    assert remedied["repeat code"] == absent["repeat code"]
     if not absent["has_triton"]:
-        assert "aoti_torch_cpu_repeat_interleave_Tensor" in installed["code"][1]
-        assert installed["code"] != absent["code"]
+        assert "aoti_torch_cpu_repeat_interleave_Tensor" in installed["repeat code"][1]
+        assert installed["repeat code"] != absent["repeat code"]

@@ -196,6 +196,23 @@ def test_a_refusal_has_a_reason(name: str) -> None:
     assert any(reason in each for each in reasons(graph, "recognise_rows")), reasons(graph, "recognise_rows")
 
 
+@pytest.mark.parametrize("kind", ["sum", "amax", "amin"])
+def test_integers_are_not_reduced_in_float32(kind: str) -> None:
+    """A kernel's reductions are float32, which cannot tell 2**24 from 2**24 + 1."""
+    ids = torch.randint(2**25, 2**26, (2, S, N), generator=torch.Generator().manual_seed(0))
+    graph = recognise(lambda x, i: x.sum(-1) + getattr(i, kind)(-1) % 7, X, ids)
+    spec = only(graph, "Rows")
+    assert isinstance(spec, Rows)
+    assert [str(r) for r in spec.reductions] == ["r0 = sum(x0)"]
+
+
+def test_what_is_true_is_counted_in_a_kernel() -> None:
+    graph = recognise(lambda x: x.sum(-1) / (x > 0).sum(-1), X)
+    spec = only(graph, "Rows")
+    assert isinstance(spec, Rows)
+    assert [str(r) for r in spec.reductions] == ["r0 = sum(x0)", "r1 = sum(cast:i64(gt(x0, 0)))"]
+
+
 def test_text_of_recognise_rows() -> None:
     source = """
 x: f32[2, 5, 48] = input()  # fx=x

@@ -245,7 +245,10 @@ def _limit(spec: Attention, rows: Rows, expr: Expr) -> Limit:
             for end in ("first", "last")
         ]
         return Limit(ends[0], ends[1], vector=False)
-    text = et.render(expr, env).code
+    value = et.render(expr, env)
+    if isinstance(value.const, int):  # there are fewer keys than int32 counts
+        value = et.literal(max(-et.LARGEST_INDEX, min(value.const, et.LARGEST_INDEX)))
+    text = value.code
     vector = bool(names & per_row) or ("i" in names and rows.i != "0") or (rows.h == "rows" and "h" in names)
     return Limit(text, text, vector)
 

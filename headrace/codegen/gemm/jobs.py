@@ -152,7 +152,9 @@ def _read(extra: Extra, n: int, even: bool, tile: bool) -> Read:
     terms = []
     for at, dim in enumerate(extra.dims):
         rest = [size[later] for later in extra.dims[at + 1 :]]
-        terms.append(" * ".join([text[dim], *rest]))
+        # n M of an operand [.., n, m] may be beyond int32.
+        first = text[dim].replace("n", "n.to(tl.int64)", 1) if dim == "n" and rest else text[dim]
+        terms.append(" * ".join([first, *rest]))
     masks = []
     if "m" in extra.dims and tile:
         masks.append("(m < M)[:, None]")

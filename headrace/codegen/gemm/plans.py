@@ -23,10 +23,17 @@ def default_facts(spec: Gemm) -> Facts:
     return Facts(strides=tuple((w.n * w.k, w.k if w.layout == "nk" else w.n) for w in spec.weights))
 
 
-def _check(spec: Gemm) -> None:
+def _unread(spec: Gemm) -> str | None:
+    """Why kernels cannot read an operand, or None."""
+    names = ["x", *(w.name for w in spec.weights), *(extra.name for extra in spec.extras)]
+    if len(set(names)) < len(names):
+        return f"two operands of a Gemm have one name: {', '.join(names)}"
     for extra in spec.extras:
         if not set(extra.dims) <= set("bmn") or ("b" in extra.dims and not spec.batched):
-            raise ScheduleError(f"extra {extra} of a Gemm has dims out of {'bmn' if spec.batched else 'mn'}")
+            return f"extra {extra} of a Gemm has dims out of {'bmn' if spec.batched else 'mn'}"
+        if "b" in extra.dims[1:]:
+            return f"extra {extra} of a Gemm has its batch not in front; permute it"
+    return None
 
 
 def _params(spec: Gemm) -> list[Param]:
@@ -44,9 +51,11 @@ def plan(spec: Gemm, schedule: Schedule, device: Device, facts: Facts | None = N
     """The Plan of a Gemm.
 
     Raises:
-        ScheduleError: an extra varies along a dimension that a Gemm lacks.
+        ScheduleError: an extra varies along a dimension that a Gemm lacks, or its batch is not in front; two
+        operands have one name.
     """
-    _check(spec)
+    if (reason := _unread(spec)) is not None:
+        raise ScheduleError(reason)
     facts = facts or default_facts(spec)
     knobs = dict(schedule.knobs)
     block_n, block_k = int(knobs["block_n"]), int(knobs["block_k"])
@@ -171,4 +180,4 @@ def supported(spec: Gemm, device: Device) -> str | None:
         return "a weight is empty"
     if device.backend is Backend.CPU and spec.k > 1 << 30:
         return "k is too long"
-    return None
+    return _unread(spec)

@@ -6,7 +6,7 @@ import typer
 
 from headrace.compiler.cli.output import Json, Output
 
-app = typer.Typer(help="Look at the settings.", no_args_is_help=True)
+app = typer.Typer(help="Look at the settings.", no_args_is_help=True, add_completion=False)
 
 
 @app.callback()

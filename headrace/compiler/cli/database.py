@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from headrace.autotune.db.rows import Observation
     from headrace.autotune.db.store import Store
 
-app = typer.Typer(help="Look into the database of tuned results.", no_args_is_help=True)
+app = typer.Typer(help="Look into the database of tuned results.", no_args_is_help=True, add_completion=False)
 KINDS = (Attention.kind, Gemm.kind, Rows.kind)
 
 Database = Annotated[
@@ -221,10 +221,8 @@ def find(rows: tuple[Observation, ...], operation: str) -> tuple[Spec, list[tupl
         return spec, sorted({row.sizes for row in rows if row.spec == str(spec)})
     matching = {row.op: row.spec for row in rows if row.op.startswith(operation.lower())}
     if len(matching) != 1:
-        what = "no operation" if not matching else f"{len(matching)} operations"
-        raise SubjectError(
-            f"{what} in the database start with {operation!r}; `headrace db list` shows the keys"
-        )
+        what = f"{len(matching)} operations in the database start" if matching else "no operation starts"
+        raise SubjectError(f"{what} with {operation!r}; `headrace db list` shows the keys")
     op, text = next(iter(matching.items()))
     return parse_spec(text), sorted({row.sizes for row in rows if row.op == op})
 

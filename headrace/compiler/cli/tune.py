@@ -13,7 +13,7 @@ from headrace.compiler.cli.subject import HELP, load
 from headrace.compiler.cli.trace import trace
 from headrace.compiler.options import Options
 
-app = typer.Typer(help="Measure schedules and remember them.", no_args_is_help=True)
+app = typer.Typer(help="Measure schedules and remember them.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()

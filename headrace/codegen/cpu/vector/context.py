@@ -249,12 +249,15 @@ class Context:
     def iota(self, element: str, width: int, start: int = 0) -> str:
         return "<" + ", ".join(f"{element} {start + n}" for n in range(width)) + ">"
 
-    def call(self, name: str, result: str, *args: tuple[str, str], read: bool = False) -> str:
-        """Call an intrinsic or external function with (type, value) arguments."""
+    def call(
+        self, name: str, result: str, *args: tuple[str, str], read: bool = False, within: Sequence[str] = ()
+    ) -> str:
+        """Call an intrinsic or external function with (type, value) arguments. What it reads is read where
+        the names in ``within`` exist."""
         self.e.declare(name, f"declare {result} @{name}({', '.join(t for t, _ in args)})")
         text = f"call {result} @{name}({', '.join(f'{t} {v}' for t, v in args)})"
         values = [v for _, v in args]
-        return self.e.read(text, values) if read else self.e.pure(text, values)
+        return self.e.read(text, [*values, *within]) if read else self.e.pure(text, values)
 
     def op(self, name: str, type_: str, *args: str) -> str:
         """``name type a, b``: an arithmetic instruction."""
@@ -299,9 +302,10 @@ class Context:
             self.e.allocas.append(f"  store {vt} zeroinitializer, ptr {self._dummy}, align 64")
         return self._dummy
 
-    def load(self, element: str, width: int, pointer: str) -> str:
+    def load(self, element: str, width: int, pointer: str, within: Sequence[str] = ()) -> str:
+        """Read a vector, where the names in ``within`` exist."""
         vt = vector_type(element, width)
-        return self.e.read(f"load {vt}, ptr {pointer}, align {SIZES[element]}", (pointer,))
+        return self.e.read(f"load {vt}, ptr {pointer}, align {SIZES[element]}", (pointer, *within))
 
     def store(self, element: str, width: int, value: str, pointer: str) -> None:
         self.e.effect(f"store {vector_type(element, width)} {value}, ptr {pointer}, align {SIZES[element]}")

@@ -31,6 +31,7 @@ class Expr:
     """Base of all lazy values."""
 
     in_place = False  # whether each element is made of the operands' elements at the same position
+    writes = False  # whether ``eval`` stores what it computes
 
     def __init__(
         self, shape: Shape, element: str, varies: frozenset[int], operands: Sequence[Expr] = ()
@@ -89,6 +90,20 @@ class Expr:
     def scalar(self, g: Context) -> str:
         """The value of an expression that does not vary at all."""
         return self.eval(g, (ZERO,) * len(self.shape), NONE, 0)
+
+
+def writing(expr: Expr) -> bool:
+    """Whether evaluating an expression stores something, which is then to be stored at every position."""
+    seen: set[int] = set()
+    pending = [expr]
+    while pending:
+        found = pending.pop().resolved()
+        if found.writes:
+            return True
+        if found.uid not in seen:
+            seen.add(found.uid)
+            pending += found.operands
+    return False
 
 
 class Scalar(Expr):

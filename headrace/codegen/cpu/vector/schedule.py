@@ -32,6 +32,7 @@ class Tee(Expr):
     """A tile that is computed by the loop that first needs it and stored on the way."""
 
     in_place = True
+    writes = True
 
     def __init__(self, source: Expr, buffer: Buffer) -> None:
         super().__init__(source.shape, source.element, source.varies, (source,))
@@ -112,7 +113,8 @@ class Scheduler:
         seen: set[int] = set()
         known: dict[int, int] = {}
 
-        def visit(e: Expr, direct: bool) -> None:
+        def visit(e: Expr, direct: bool, own: bool) -> None:
+            """``direct``: computed once per element of ``top``; ``own``: at the same position."""
             e = e.resolved()
             if e.uid in seen or not e.varies:
                 return
@@ -122,18 +124,15 @@ class Scheduler:
                 if heavy and not direct:
                     first.append(e)
                     return
-                if (heavy and e is not top and self.uses.get(e.uid, 1) > 1 and e.shape == top.shape) or (
-                    heavy and e is top and self.uses.get(e.uid, 1) > 1
-                ):
+                if heavy and own and self.uses.get(e.uid, 1) > 1 and e.shape == top.shape:
                     fused.append(e)
-            for k, o in enumerate(e.operands):
+            for o in e.operands:
                 stretched = isinstance(e, Broadcast) and o.shape != e.shape
                 if not isinstance(e, Load):
-                    visit(o, direct and not stretched and not isinstance(e, Transpose | ExpandDims))
-                elif k == 0:
-                    continue
+                    once = direct and not stretched and not isinstance(e, Transpose | ExpandDims)
+                    visit(o, once, own and once and (e.in_place or isinstance(e, Broadcast)))
 
-        visit(top, True)
+        visit(top, True, True)
         return first, fused
 
     def prepare_needed(self, top: Expr) -> bool:

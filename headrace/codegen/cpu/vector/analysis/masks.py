@@ -136,6 +136,16 @@ def _wide(g: Context, value: str, element: str) -> str:
     return g.cast("sext", element, value, "i64")
 
 
+def established(g: Context, box: Box, index: Index) -> list[str]:
+    """The counters of loops that stop at bounds, so that within them these are not tested. Such a loop may not
+    run at all: what is accessed at the same address in all its turns must not be accessed before it."""
+    return [
+        ix.base
+        for ix, names in ((index[d], names) for d, names in box.limits.items())
+        if ix.base is not None and any((limit, ix.tag) in g.facts for limit in names)
+    ]
+
+
 def condition(g: Context, box: Box, index: Index, dim: int, width: int) -> tuple[str, str]:
     """What is left to test at ``index``: (scalar condition, vector condition), each "true" when nothing
     is."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from headrace.codegen.cpu.vector.analysis import masks
 from headrace.codegen.cpu.vector.context import Context, Index, vector_type
-from headrace.codegen.cpu.vector.expr import NONE, Expr
+from headrace.codegen.cpu.vector.expr import NONE, Expr, writing
 
 
 class Select(Expr):
@@ -42,6 +42,8 @@ class Select(Expr):
             )
         scalar, vector = masks.condition(g, self.box(g), index, dim, width)
         if scalar == "false":
+            if writing(yes):
+                yes.eval(g, index, dim, width, out)
             return no.eval(g, index, dim, width, out)
         value = yes.eval(g, index, dim, width, out)
         if scalar == vector == "true":

@@ -145,11 +145,12 @@ class Load(Expr):
     ) -> str:
         """The loaded value with zeros where a condition fails."""
         vt = vector_type(element, width)
+        within = masks.established(g, self.box(g), index)
         if width == 0:
             pointer = self.pointers.at(g, index, NONE)
             if scalar != "true":
                 pointer = g.select("i1", scalar, "ptr", pointer, g.zeros())
-            return g.load(element, 0, pointer)
+            return g.load(element, 0, pointer, within)
         bt = vector_type("i1", width)
         align = SIZES[element]
         if self.pointers.contiguous(dim):
@@ -159,10 +160,10 @@ class Load(Expr):
             if vector == "true":
                 if self.ahead and index[dim].off * align % LINE == 0:
                     g.prefetches.offer(g.e, self.uid, pointer, self.ahead, align)
-                return g.load(element, width, pointer)
+                return g.load(element, width, pointer, within)
             name = f"llvm.masked.load.{suffix(element, width)}.p0"
             args = (("ptr", pointer), ("i32", str(align)), (bt, vector), (vt, g.splat(element, zero, width)))
-            return g.call(name, vt, *args, read=True)
+            return g.call(name, vt, *args, read=True, within=within)
         stride = self.pointers.stride(dim)
         if (
             vector == "true"
@@ -170,7 +171,7 @@ class Load(Expr):
             and 2 <= stride <= 4
             and width * stride * align <= 256
         ):
-            return self._spaced(g, index, dim, width, scalar, stride)
+            return self._spaced(g, index, dim, width, scalar, stride, within)
         mask = vector
         if scalar != "true":
             rows = g.splat("i1", scalar, width)
@@ -185,7 +186,7 @@ class Load(Expr):
             pt = vector_type("ptr", width)
             name = f"llvm.masked.gather.{suffix(element, width)}.{suffix('ptr', width)}"
             args = ((pt, pointers), ("i32", str(align)), (bt, mask), (vt, otherwise))
-            return g.call(name, vt, *args, read=True)
+            return g.call(name, vt, *args, read=True, within=within)
 
         slope = self.pointers.slope(dim, width)
         if slope is None or scalar != "true" or (slope == 0 and vector != "true"):
@@ -204,7 +205,16 @@ class Load(Expr):
         (value,) = g.e.branch(whole, [vt], lambda: [at_once()], lambda: [gather()])
         return value
 
-    def _spaced(self, g: Context, index: Index, dim: int, width: int, scalar: str, stride: int) -> str:
+    def _spaced(
+        self,
+        g: Context,
+        index: Index,
+        dim: int,
+        width: int,
+        scalar: str,
+        stride: int,
+        within: Sequence[str],
+    ) -> str:
         """Every ``stride``-th element, from vectors that cover all between the first and the last: these two
         are valid, and nothing between them can lie on a page of its own."""
         element = "i8" if self.element == "i1" else self.element
@@ -215,7 +225,7 @@ class Load(Expr):
         value, lanes = "poison", list(range(width))
         for part in range(stride):
             start = min(part * width, last - width + 1)
-            loaded = g.load(element, width, g.gep(element, pointer, str(start)))
+            loaded = g.load(element, width, g.gep(element, pointer, str(start)), within)
             order = [width + n * stride - start if start <= n * stride < start + width else n for n in lanes]
             value = g.shuffle(element, width, value, loaded, order)
         return value
