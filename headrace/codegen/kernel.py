@@ -192,9 +192,7 @@ class Kernel:
             return self._from_library(inputs, outputs)
         results = _allocate(self.spec, shapes, inputs[0]) if outputs is None else tuple(outputs)
         rows_only = isinstance(self.spec, Attention)
-        usable = [
-            r if (r.stride(-1) == 1 if rows_only else r.is_contiguous()) else _like(r) for r in results
-        ]
+        usable = [r if (r.stride(-1) == 1 if rows_only else r.is_contiguous()) else _like(r) for r in results]
         variant.into(fitted, usable)
         for result, written in zip(results, usable, strict=True):
             if result is not written:

@@ -174,7 +174,8 @@ def _rows(spec: Rows) -> Function:
 
     if len(spec.inputs) == 1 and str(_softmax_of(spec)) == str(spec):
         dtype = spec.outputs[0].dtype.to_torch()
-        return lambda inputs: torch.softmax(inputs[0], -1, dtype=torch.float32).to(dtype)
+        inside = torch.float64 if spec.inputs[0].dtype is DType.F64 else torch.float32
+        return lambda inputs: torch.softmax(inputs[0], -1, dtype=inside).to(dtype)
     return _oracle(spec)
 
 

@@ -218,6 +218,8 @@ class _Outline:
             raise Unreadable(f"the head dimension {d_k} must be a known number")
         if "s" not in refs(score):
             raise Unreadable("the scores do not depend on the product")
+        if "s" in refs(mask):
+            raise Unreadable("which keys are visible depends on the scores themselves")
         spec = Attention(
             q=q.dtype, k=k.dtype, v=v.dtype, out=typed(self.node).dtype, heads=q.heads, k_heads=k.heads,
             v_heads=v.heads, d_k=int(d_k), d_v=d_v, score=score, mask=mask, normalizer=found.normalizer,

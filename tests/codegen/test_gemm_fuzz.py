@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from codegen_cases import CPU, assert_close, first_shapes
+from codegen_cases import CPU, assert_close, first_shapes, laid, same
 
 from headrace.codegen import dataflows, kernel
 from headrace.codegen.operands import operands
@@ -77,31 +77,6 @@ def schedule_of(spec: Gemm, sizes: tuple[int, ...], draw: random.Random) -> Sche
     raise AssertionError(f"no legal schedule for {spec}")
 
 
-def laid(value: torch.Tensor, draw: random.Random) -> torch.Tensor:
-    """The same values in another place: between NaN, rows apart, transposed, or spread from one row."""
-    if value.dim() == 0 or value.numel() == 0:
-        return value
-    way = draw.choice(("plain", "offset", "padded", "turned", "spread"))
-    if way == "spread":
-        return value[..., :1, :].expand(value.shape) if value.dim() > 1 else value[:1].expand(value.shape)
-    pad = draw.randint(1, 9)
-    shape = list(value.shape)
-    if way == "turned":
-        shape[-1], shape[-2:-1] = (shape[-2], [shape[-1]]) if value.dim() > 1 else (shape[-1], [])
-    if way == "padded":
-        shape[-1] += pad
-    filler = torch.nan if value.is_floating_point() else 77
-    memory = torch.full((torch.Size(shape).numel() + 2 * pad,), filler, dtype=value.dtype)
-    place = memory[pad : memory.numel() - pad].view(shape)
-    if way == "turned" and value.dim() > 1:
-        place = place.mT
-    if way == "padded":
-        place = place[..., : value.shape[-1]]
-    if way == "plain":
-        return value
-    return place.copy_(value)
-
-
 def operands_of(spec: Gemm, sizes: tuple[int, ...], draw: random.Random) -> list[torch.Tensor]:
     """Operands with values and layouts drawn; f16 stays far from its largest number."""
     generator = torch.Generator().manual_seed(draw.randrange(1 << 30))
@@ -140,10 +115,6 @@ def play(seed: int) -> None:
     for value, again in zip(results, into, strict=True):
         assert same(value, again)
     assert all(same(old, new) for old, new in zip(before, inputs, strict=True))
-
-
-def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def failures(seeds: Sequence[int]) -> list[str]:

@@ -104,9 +104,7 @@ def test_batched_with_extras_of_every_dimension(flow: str, m: int) -> None:
     )
 
 
-TURNED = (
-    "Gemm{{x=f32; weights=[w0:f32[20,24]nk]; extras=[a:f32[{}]]; outputs=[f32 = add(acc_w0, a)]; batched=true}}"
-)
+TURNED = "Gemm{{x=f32; weights=[w0:f32[20,24]nk]; extras=[a:f32[{}]]; outputs=[f32 = add(acc_w0, a)]; batched=true}}"
 
 
 @pytest.mark.parametrize(("flow", "m"), FLOWS)
@@ -124,7 +122,7 @@ def test_an_extra_whose_batch_is_not_in_front_is_refused(dims: str) -> None:
         instantiate(str(spec), "flat", (2, 3))
 
 
-@pytest.mark.parametrize(("weight", "extra"), [("x", "e"), ("w0", "w0"), ("w0", "x")])
+@pytest.mark.parametrize(("weight", "extra"), [("x", "e"), ("w0", "w0")])
 def test_operands_of_one_name_are_refused(weight: str, extra: str) -> None:
     spec = (
         f"Gemm{{x=f32; weights=[{weight}:f32[16,16]nk]; extras=[{extra}:f32[n]]; "

@@ -169,6 +169,19 @@ def test_library_agrees(text: str, flow: str, sizes: tuple[int, ...]) -> None:
     assert built.source == ""
 
 
+SOFTMAX = (
+    "Rows{inputs=[x:f32[rn]]; reductions=[m = max(x), s = sum(exp(sub(x, m)))]; "
+    "outputs=[f32 = div(exp(sub(x, m)), s)]; reduced=[]}"
+)
+
+
+@pytest.mark.parametrize(("text", "sizes"), [(GEMM, (3,)), (ATTENTION, (2, 5, 30)), (SOFTMAX, (4, 20))])
+def test_the_library_computes_float64_in_float64(text: str, sizes: tuple[int, ...]) -> None:
+    spec = parse_spec(text.replace("f32", "f64"))
+    inputs = make(spec, sizes)
+    assert_close(spec, kernel.instantiate(spec, LIBRARY, CPU)(inputs), inputs)
+
+
 @pytest.mark.parametrize("bias", ["f32", "bf16", "f64"])
 @pytest.mark.parametrize("queries", [1, 5])
 def test_the_library_adds_a_bias_that_the_queries_type_cannot_hold(bias: str, queries: int) -> None:

@@ -37,6 +37,9 @@ class _Numbers:
     def gep(self, element: str, pointer: str, offset: str) -> str:
         return str(int(pointer) + int(offset))
 
+    def hidden(self, pointer: str) -> str:
+        return pointer
+
     def mul(self, a: str, b: str) -> str:
         return str(int(a) * int(b))
 

@@ -133,3 +133,25 @@ def test_a_mask_that_is_the_same_everywhere_first_met_in_a_branch(count: int, fl
     expected = torch.zeros(8, 8)
     expected[1:5, :7] = x.T[1:5, :7] * (1 + flag) * (count > 2)
     assert torch.equal(y, expected)
+
+
+@triton.jit
+def _decaying(x, y, n, ROWS: tl.constexpr, BLOCK: tl.constexpr, LATER: tl.constexpr):
+    r, c = tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    rows = tl.zeros([ROWS], tl.float32)
+    tile = tl.zeros([ROWS, BLOCK], tl.float32)
+    for at in range(0, n, BLOCK):
+        v = tl.load(x + r[:, None] * n + at + c[None, :])
+        if LATER:
+            tile = v + tile * 0.5
+        else:
+            rows = tl.sum(v, 1) + rows * 0.5
+    tl.store(y + r, tl.sum(tile, 1) if LATER else rows)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_sum_beside_what_the_loop_scales(later: bool):
+    x, y = torch.randn(16, 192), torch.zeros(16)
+    run(_decaying, (1,), x, y, 192, ROWS=16, BLOCK=64, LATER=later)
+    parts = x.double().view(16, 3, 64).sum(2)
+    assert worst(y, parts @ torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64)) < 1e-6

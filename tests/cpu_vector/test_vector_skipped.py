@@ -1,4 +1,5 @@
-"""What a loop leaves out: values that it stores on its way, and reads that it would do in its turns only."""
+"""What a loop leaves out: values that it stores on its way, reads that only its turns would do, and what lies
+beyond the bounds at which it stops."""
 
 from __future__ import annotations
 
@@ -44,6 +45,40 @@ def _one_row_summed(x, y, m, M: tl.constexpr, N: tl.constexpr):
     tl.store(y + tl.arange(0, N), tl.sum(tl.load(x + j + i * 0, mask=i < m, other=0.0), 0))
 
 
+@triton.jit
+def _flipped(x, y, out, n, N: tl.constexpr):
+    i = tl.arange(0, N)
+    a = tl.load(x + i, mask=i < n, other=0.0)
+    b = tl.load(y + i, mask=i < n, other=1.0)
+    flipped = tl.flip(a)
+    product = tl.exp(flipped) * b
+    tl.store(out, tl.sum(flipped))
+    tl.store(out + 1, tl.sum(flipped * b))
+    tl.store(out + 2, tl.max(flipped - b))
+    tl.store(out + 4 + i, product + tl.sum(product))
+
+
+@triton.jit
+def _filled_by_row(x, y, n, M: tl.constexpr, N: tl.constexpr, MADE: tl.constexpr):
+    i, j = tl.arange(0, M), tl.arange(0, N)
+    filler = tl.where(i < 1, 0, 2) if MADE == "chosen" else i
+    total = tl.zeros([M], x.dtype.element_ty)
+    for k in range(0, n, N):
+        inside = (k + j)[None, :] < n
+        v = tl.load(x + i[:, None] * n + k + j[None, :], mask=inside, other=0)
+        total += tl.sum(tl.where(inside, v, filler[:, None].to(v.dtype)), 1)
+    tl.store(y + i, total)
+
+
+@triton.jit
+def _product_of_filled(x, w, y, few, N: tl.constexpr, K: tl.constexpr):
+    i, k = tl.arange(0, N), tl.arange(0, K)
+    a, b = tl.load(x + i[:, None] * K + k[None, :]), tl.load(w + i[None, :] * K + k[:, None])
+    a = tl.where(k[None, :] < few, a, tl.where(i < 1, 0.0, 2.0)[:, None])
+    b = tl.where(k[:, None] < few, b, tl.where(i < 1, 0.0, 3.0)[None, :])
+    tl.store(y + i[:, None] * N + i[None, :], tl.dot(a, b))
+
+
 @pytest.mark.parametrize(("rows", "few"), [(2, 1), (4, 1), (4, 2), (8, 5), (16, 4)])
 @pytest.mark.parametrize("columns", [8, 64])
 def test_a_value_chosen_in_some_rows_is_kept_in_all(rows: int, columns: int, few: int):
@@ -80,3 +115,32 @@ def test_an_address_that_all_turns_of_a_loop_share_is_not_touched_without_one(ke
     else:
         expected[:some] = x[0]
     torch.testing.assert_close(y, expected)
+
+
+@pytest.mark.parametrize("size", [8, 32, 256])
+def test_elements_within_bounds_are_flipped_to_beyond_them(size: int):
+    i = torch.arange(size)
+    for n in (1, size // 2 - 1, size // 2 + 1, size - 1, size):
+        x, y, out = torch.randn(size), torch.randn(size), torch.zeros(size + 4)
+        run(_flipped, (1,), x, y, out, n, N=size)
+        a, b = torch.where(i < n, x, 0.0).flip(0), torch.where(i < n, y, 1.0)
+        product = a.exp() * b
+        torch.testing.assert_close(out[:3], torch.stack([a.sum(), (a * b).sum(), (a - b).max()]))
+        torch.testing.assert_close(out[4:], product + product.sum(), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(("made", "dtype"), [("chosen", torch.float32), ("counted", torch.int32)])
+@pytest.mark.parametrize("rows", [4, 16])
+def test_a_sum_beyond_its_bounds_that_is_zero_in_the_first_row_only(made: str, dtype: torch.dtype, rows: int):
+    x, y = torch.randint(-9, 9, (rows, 100)).to(dtype), torch.zeros(rows, dtype=dtype)
+    run(_filled_by_row, (1,), x, y, 100, M=rows, N=64, MADE=made)
+    filler = torch.arange(rows) if made == "counted" else torch.where(torch.arange(rows) < 1, 0, 2)
+    assert torch.equal(y, x.sum(1).to(dtype) + (28 * filler).to(dtype))
+
+
+def test_factors_beyond_their_bounds_that_are_zero_in_the_first_row_only():
+    x, w, y = torch.randn(16, 64), torch.randn(16, 64), torch.zeros(16, 16)
+    run(_product_of_filled, (1,), x, w, y, 50, N=16, K=64)
+    first = torch.arange(16)[:, None] < 1
+    x[:, 50:], w[:, 50:] = torch.where(first, 0.0, 2.0), torch.where(first, 0.0, 3.0)
+    torch.testing.assert_close(y, x @ w.T, rtol=1e-5, atol=1e-4)

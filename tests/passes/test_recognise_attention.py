@@ -332,6 +332,10 @@ REFUSED: dict[str, tuple[Callable[..., object], tuple[Tensor, ...], str]] = {
         lambda q, k, v: (softmax(q @ k.mT) * 2.0) @ v, (Q, K, V),
         "the weights are changed after they were normalized",
     ),
+    "keys hidden by their own scores": (
+        lambda q, k, v: softmax((s := q @ k.mT).masked_fill(s < 0, -math.inf)) @ v, (Q, K, V),
+        "which keys are visible depends on the scores themselves",
+    ),
     "a wide head": (
         lambda q, k, v: softmax(q @ k.mT) @ v, (data(1, 1, 4, 1024), data(1, 1, 4, 1024), data(1, 1, 4, 8)),
         "head dimensions beyond 512",

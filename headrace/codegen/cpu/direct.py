@@ -146,8 +146,8 @@ def _compile(
     metadata: dict[str, Any] = {}
     pipeline.make_ttir(module, metadata)
     # Options were checked when they were parsed.
-    text = pipeline.make_llir(module, metadata, options.engine)  # type: ignore[arg-type]  # checked when the options were parsed
-    return metadata, text, pipeline.make_obj(text, metadata)
+    text, sealed = pipeline.make_llir_and_obj(module, metadata, options.engine)  # type: ignore[arg-type]  # checked when the options were parsed
+    return metadata, text, sealed
 
 
 def gpu_target() -> Any:

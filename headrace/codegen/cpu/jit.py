@@ -34,6 +34,13 @@ class Emitted:
 
 
 @dataclass(frozen=True)
+class Checked:
+    """IR text that LLVM has accepted, as LLVM's own module: compiling changes it, so it serves once."""
+
+    module: Any
+
+
+@dataclass(frozen=True)
 class Loaded:
     """Addresses of a loaded object's functions; the code lives as long as ``owner`` does."""
 
@@ -76,9 +83,8 @@ def _parsed(ir: str) -> Any:
     return module
 
 
-def _module(ir: str, target: CpuTarget, passes: int) -> Any:
+def _prepared(module: Any, target: CpuTarget, passes: int) -> Any:
     llvm = _llvm()
-    module = _parsed(ir)
     if passes:
         machine = _machine(target, 2)
         tuning = llvm.create_pipeline_tuning_options(speed_level=2)
@@ -127,18 +133,18 @@ def _light(llvm: Any) -> Any:
 
 
 @exclusive
-def check(ir: str) -> None:
+def check(ir: str) -> Checked:
     """Raise what :func:`emit` would raise about the text itself.
 
     Raises:
         CpuEngineError: LLVM does not accept the text.
     """
-    _parsed(ir)
+    return Checked(_parsed(ir))
 
 
 @exclusive
-def emit(ir: str, target: CpuTarget, passes: int = 0) -> Emitted:
-    """Compile IR text to an object file.
+def emit(ir: str, target: CpuTarget, passes: int = 0, checked: Checked | None = None) -> Emitted:
+    """Compile IR text to an object file; with ``checked``, what :func:`check` made of it.
 
     ``passes``: 0 runs none of LLVM's IR passes, 1 a handful, 2 the O2 pipeline without vectorisers and
     unrolling. Code generation itself always runs at level 2.
@@ -147,14 +153,15 @@ def emit(ir: str, target: CpuTarget, passes: int = 0) -> Emitted:
         CpuEngineError: LLVM does not accept the text.
     """
     start = time.perf_counter()
-    obj = _machine(target, 2).emit_object(_module(ir, target, passes))
+    module = _parsed(ir) if checked is None else checked.module
+    obj = _machine(target, 2).emit_object(_prepared(module, target, passes))
     return Emitted(bytes(obj), (time.perf_counter() - start) * 1e3)
 
 
 @exclusive
 def assembly(ir: str, target: CpuTarget, passes: int = 0) -> str:
     """The machine code of ``emit``, as text."""
-    return str(_machine(target, 2).emit_assembly(_module(ir, target, passes)))
+    return str(_machine(target, 2).emit_assembly(_prepared(_parsed(ir), target, passes)))
 
 
 def undefined_symbols(obj: bytes) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ otherwise."""
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -31,7 +31,7 @@ class Lowered:
     ``engine`` is ``vector`` or ``reference``; ``reason`` says why the vector lowering declined (empty if it
     did not). ``outlined`` names the operations that the vector code calls in their reference form.
     ``letters`` describe the arguments for :mod:`headrace.codegen.cpu.runtime`; ``passes`` is the level of
-    LLVM's pipeline that the text wants.
+    LLVM's pipeline that the text wants. ``checked`` is what LLVM made of the text, where it was asked.
     """
 
     ir: str
@@ -41,6 +41,7 @@ class Lowered:
     reason: str
     passes: int
     outlined: tuple[str, ...] = ()
+    checked: jit.Checked | None = field(default=None, repr=False, compare=False)
 
     @property
     def entry(self) -> str:
@@ -68,9 +69,8 @@ def lower(module: Module, target: CpuTarget, engine: Engine = "auto") -> Lowered
         try:
             made = vector.lower(kernel, module, target)
             ir = _with_worker(made.ir, kernel, target)
-            if engine == "auto":
-                jit.check(ir)
-            return Lowered(ir, kernel.name, letters, "vector", "", _PASSES["vector"], made.outlined)
+            checked = jit.check(ir) if engine == "auto" else None
+            return Lowered(ir, kernel.name, letters, "vector", "", _PASSES["vector"], made.outlined, checked)
         except vector.VectorDeclined as declined:
             reason = str(declined) or "declined"
             if engine == "vector":

@@ -16,7 +16,7 @@ from typing import Any
 
 from headrace.codegen.cpu import jit, target
 from headrace.codegen.cpu.fork import exclusive
-from headrace.codegen.cpu.lower import Engine, lower
+from headrace.codegen.cpu.lower import Engine, Lowered, lower
 from headrace.codegen.cpu.parse import parse
 from headrace.codegen.cpu.seal import sealed
 
@@ -62,6 +62,22 @@ def make_llir(module: Any, metadata: dict[str, Any], engine: Engine) -> str:
     Raises:
         UnsupportedTtir: no lowering covers the kernel.
     """
+    return _lowered(module, metadata, engine).ir
+
+
+@exclusive
+def make_llir_and_obj(module: Any, metadata: dict[str, Any], engine: Engine) -> tuple[str, bytes]:
+    """:func:`make_llir` and :func:`make_obj` at once: LLVM parses the text once for both.
+
+    Raises:
+        UnsupportedTtir: no lowering covers the kernel.
+        CpuEngineError: LLVM rejects the text.
+    """
+    lowered = _lowered(module, metadata, engine)
+    return lowered.ir, _object(lowered.ir, metadata, lowered.checked)
+
+
+def _lowered(module: Any, metadata: dict[str, Any], engine: Engine) -> Lowered:
     start = time.perf_counter()
     lowered = lower(parse(str(module)), target.host(), engine)
     metadata["name"] = lowered.entry
@@ -73,7 +89,7 @@ def make_llir(module: Any, metadata: dict[str, Any], engine: Engine) -> str:
     metadata["outlined"] = list(lowered.outlined)
     metadata["shared"] = 0
     metadata["lower_ms"] = (time.perf_counter() - start) * 1e3
-    return lowered.ir
+    return lowered
 
 
 @exclusive
@@ -83,6 +99,10 @@ def make_obj(ir: str, metadata: dict[str, Any]) -> bytes:
     Raises:
         CpuEngineError: LLVM rejects the text.
     """
-    emitted = jit.emit(ir, target.host(), int(metadata["passes"]))
+    return _object(ir, metadata, None)
+
+
+def _object(ir: str, metadata: dict[str, Any], checked: jit.Checked | None) -> bytes:
+    emitted = jit.emit(ir, target.host(), int(metadata["passes"]), checked)
     metadata["llvm_ms"] = emitted.compile_ms
     return sealed(emitted.obj)

@@ -25,9 +25,10 @@ def default_facts(spec: Gemm) -> Facts:
 
 def _unread(spec: Gemm) -> str | None:
     """Why kernels cannot read an operand, or None."""
-    names = ["x", *(w.name for w in spec.weights), *(extra.name for extra in spec.extras)]
-    if len(set(names)) < len(names):
-        return f"two operands of a Gemm have one name: {', '.join(names)}"
+    weights = [w.name for w in spec.weights]
+    names = [*weights, *(extra.name for extra in spec.extras)]
+    if len(set(names)) < len(names) or "x" in weights:
+        return f"two operands of a Gemm have one name: x, {', '.join(names)}"
     for extra in spec.extras:
         if not set(extra.dims) <= set("bmn") or ("b" in extra.dims and not spec.batched):
             return f"extra {extra} of a Gemm has dims out of {'bmn' if spec.batched else 'mn'}"

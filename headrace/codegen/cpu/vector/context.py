@@ -149,6 +149,7 @@ class Context:
         self.known: dict[str | int, Known] = {}  # integers by SSA name, or by `Expr.uid`; see `ranges`
         self._tags = 0
         self._dummy = ""
+        self._sums: set[str] = set()  # addresses that were computed
 
     def tag(self) -> int:
         """A number that marks the indices of one loop."""
@@ -277,9 +278,24 @@ class Context:
         return self.e.pure(f"select {cond_type} {cond}, {type_} {a}, {type_} {b}", (cond, a, b))
 
     def gep(self, element: str, pointer: str, offset: str) -> str:
+        """The address ``offset`` elements on. In a loop, a base that was computed outside is one value."""
         if offset == "0":
             return pointer
-        return self.e.pure(f"getelementptr {text(element)}, ptr {pointer}, i64 {offset}", (pointer, offset))
+        moves = not is_const_int(offset)
+        if moves and pointer in self._sums and self.e.depth(pointer) < self.e.depth(offset):
+            pointer = self.hidden(pointer)
+        made = self.e.pure(f"getelementptr {text(element)}, ptr {pointer}, i64 {offset}", (pointer, offset))
+        if moves or pointer in self._sums:
+            self._sums.add(made)
+        return made
+
+    def hidden(self, pointer: str) -> str:
+        """The same address; how it was computed is hidden from LLVM's analyses.
+
+        Loop strength reduction weighs ways to combine the parts of every address in an innermost loop, and
+        the parts of a tile's place in its tensor are many: a quarter of all of code generation was that.
+        """
+        return self.e.pure(f"freeze ptr {pointer}", (pointer,))
 
     def fma(self, element: str, width: int, a: str, b: str, c: str) -> str:
         vt = vector_type(element, width)

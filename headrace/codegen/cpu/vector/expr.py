@@ -296,6 +296,14 @@ class Summed(Expr):
         self.axis = axis
 
 
+def unrepeated(expr: Expr) -> Expr:
+    """What ``expr`` only repeats: kept in memory, that is each element once."""
+    expr = expr.resolved()
+    while isinstance(expr, Broadcast | ExpandDims):
+        expr = expr.operands[0].resolved()
+    return expr
+
+
 def packed(shape: Shape, fast: int | None = None) -> tuple[int, ...]:
     """Strides of a dense tile: row-major, with dimension ``fast`` moved to the innermost place."""
     order = [d for d in range(len(shape)) if d != fast] + ([fast] if fast is not None else [])

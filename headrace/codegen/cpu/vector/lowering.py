@@ -37,6 +37,7 @@ from headrace.codegen.cpu.vector.expr import (
     Scalar,
     Transpose,
     Uniform,
+    unrepeated,
 )
 from headrace.codegen.cpu.vector.lanes.elementwise import NAMES, Elementwise, evaluate
 from headrace.codegen.cpu.vector.lanes.select import Select
@@ -180,10 +181,7 @@ class Lowering:
         for value in later:
             expr = self.env.get(value)
             if expr is not None and expr.shape and effects.loads(expr):
-                expr = expr.resolved()
-                while isinstance(expr, Broadcast | ExpandDims):
-                    expr = expr.operands[0].resolved()  # what is repeated need be kept once only
-                self.s.materialise(expr, final=True)
+                self.s.materialise(unrepeated(expr), final=True)
 
     def op(self, op: Op) -> None:
         """Lower one operation."""

@@ -137,8 +137,10 @@ def _wide(g: Context, value: str, element: str) -> str:
 
 
 def established(g: Context, box: Box, index: Index) -> list[str]:
-    """The counters of loops that stop at bounds, so that within them these are not tested. Such a loop may not
-    run at all: what is accessed at the same address in all its turns must not be accessed before it."""
+    """The counters of loops that stop at bounds, so that within them these are not tested.
+
+    Such a loop may not run at all: an address that all its turns share must not be touched before it.
+    """
     return [
         ix.base
         for ix, names in ((index[d], names) for d, names in box.limits.items())

@@ -116,7 +116,7 @@ def recognise(
             sums.append(Sum(c, (op.operands[0], op.operands[1]), 2, c.result))
             skip.add(id(op))
             continue
-        if op.name != _ADD[kind].op:
+        if op.name != _ADD[kind].op or c.arg not in op.operands:
             return None
         term = op.operands[1] if op.operands[0] is c.arg else op.operands[0]
         inner = made.get(term)
@@ -207,7 +207,7 @@ class Loop:
                             return False
                     elif vector_dim(g, expr.shape, [expr]) != axis and not _narrow(expr, axis):
                         return False
-                    row = tuple(Ix(None, 0) for _ in expr.shape)
+                    row = tuple(Ix(g.e.define(g.e.fresh()), 0) for _ in expr.shape)  # any of them
                     names = valid(g, expr, axis) or ()
                     if s.prepare_needed(expr) or outside(g, expr, item.combine, axis, names, row) is not None:
                         return False

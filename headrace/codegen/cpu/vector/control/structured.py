@@ -19,7 +19,7 @@ from headrace.codegen.cpu.vector.control.island import stored, tile
 from headrace.codegen.cpu.vector.control.registers import Registers, classify
 from headrace.codegen.cpu.vector.dot import turned, upcoming
 from headrace.codegen.cpu.vector.emit import Values
-from headrace.codegen.cpu.vector.expr import Buffer, Expr, Scalar
+from headrace.codegen.cpu.vector.expr import Buffer, Expr, Scalar, unrepeated
 from headrace.codegen.cpu.vector.lowering import Lowering
 from headrace.codegen.cpu.vector.schedule import numel
 
@@ -30,6 +30,7 @@ def hoist(lowering: Lowering, op: Op) -> None:
         expr = lowering.env.get(value)
         if expr is None or not expr.shape:
             continue
+        expr = unrepeated(expr)
         if effects.loads(expr) or lowering.s.cost(expr) >= 8:
             lowering.s.materialise(expr)
 

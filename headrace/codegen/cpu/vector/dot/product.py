@@ -7,8 +7,8 @@ from functools import cached_property
 
 from headrace.codegen.cpu.vector.analysis.access import valid
 from headrace.codegen.cpu.vector.analysis.masks import Limits
-from headrace.codegen.cpu.vector.context import ZERO, Context, Index, Machine, const, is_const_int
-from headrace.codegen.cpu.vector.expr import Broadcast, Buffer, ExpandDims, Expr, Transpose
+from headrace.codegen.cpu.vector.context import Context, Index, Ix, Machine, const, is_const_int
+from headrace.codegen.cpu.vector.expr import NONE, Broadcast, Buffer, ExpandDims, Expr, Transpose
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.loops import upper
 from headrace.codegen.cpu.vector.schedule import Scheduler, numel
@@ -94,6 +94,11 @@ class Product:
 
 
 def _zero_beyond(g: Context, operand: Expr, dim: int) -> bool:
-    """True if ``operand`` is the constant zero beyond its bounds along ``dim``."""
-    zero: Index = (ZERO,) * len(operand.shape)
-    return operand.eval(g, zero, -1, 0, dim) in (const(operand.element, 0), "0")
+    """True if ``operand`` is the constant zero beyond its bounds along ``dim``, wherever along others: it is
+    written into the void at an index that is not known."""
+    g.e.open("void", True)
+    try:
+        somewhere: Index = tuple(Ix(g.e.define(g.e.fresh()), 0) for _ in operand.shape)
+        return operand.eval(g, somewhere, NONE, 0, dim) in (const(operand.element, 0), "0")
+    finally:
+        g.e.close()

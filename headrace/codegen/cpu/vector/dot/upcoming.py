@@ -70,15 +70,20 @@ class Share:
         lines are few."""
         g, total = self.g, tile.rows * tile.lines
         each = max(1, total // count)
-        first = quotient(g, number, count // total) if count > total else g.mul(number, str(each))
-        row, within = quotient(g, first, tile.lines), g.e.pure(f"urem i64 {first}, {tile.lines}", (first,))
-        start = g.gep("i8", tile.base, g.add(g.mul(row, tile.stride), g.mul(within, str(_LINE))))
+        part = quotient(g, number, max(1, count // total))
+        if each >= tile.lines:
+            along, row = "0", g.mul(part, str(each // tile.lines))
+        else:
+            in_row = tile.lines // each
+            row = quotient(g, part, in_row)
+            along = g.mul(g.e.pure(f"urem i64 {part}, {in_row}", (part,)), str(each * _LINE))
+        start = g.hidden(g.gep("i8", tile.base, g.add(g.mul(row, tile.stride), along)))
         further = [-(-distance // (tile.lines * _LINE)) for distance in self.further]
 
         def run(down: int) -> list[str]:
             rows = [g.gep("i8", start, g.mul(tile.stride, str(down + n))) for n in dict.fromkeys(further)]
-            along = range(min(each, tile.lines))
-            return [g.gep("i8", row, str(line * _LINE)) for line in along for row in rows]
+            lines = range(min(each, tile.lines))
+            return [g.gep("i8", row, str(line * _LINE)) for line in lines for row in rows]
 
         return [run(down) for down in range(-(-each // tile.lines))]
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from headrace.codegen.cpu.ttir import Op, element_of, shape_of
 from headrace.codegen.cpu.vector.context import Context, Index, Ix, const, element_type, vector_type
-from headrace.codegen.cpu.vector.expr import Expr, Shape
+from headrace.codegen.cpu.vector.expr import NONE, Expr, Shape
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 
 if TYPE_CHECKING:
@@ -20,6 +20,10 @@ class Flip(Expr):
     def __init__(self, source: Expr, stride: int) -> None:
         super().__init__(source.shape, source.element, source.varies, (source,))
         self.stride = stride
+
+    def down(self, position: int, dim: int) -> int:
+        """None: what is beyond a bound of the source is not beyond it here."""
+        return NONE
 
     def compute(self, g: Context, index: Index, dim: int, width: int, out: int) -> str:
         (ix,) = index

@@ -173,6 +173,8 @@ def across(
         init = None
     hi = extent or upper(g, names, expr.shape[axis])
     step = min(4 if m_block == 1 else 2, expr.shape[axis])
+    if not product and not isinstance(top, PairProduct) and s.cost(expr) >= 8:
+        step = 1  # long computations fill the pipes alone; more side by side only take time to compile
     vectors = min(8 if m_block == 1 else 4, expr.shape[dim] // width)
     rows_of = expr.shape[others[0]] if others else 1
 
