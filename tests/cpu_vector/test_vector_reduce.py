@@ -341,3 +341,48 @@ def test_three_or_five_sums_of_one_loop_have_all_their_rows(dtype: torch.dtype, 
     if out == torch.float32:
         expected[3:] = [(v + x).sum(1), (v - x).sum(1)]
     assert torch.equal(y.double(), torch.stack(expected))
+
+
+@triton.jit
+def _few_rows(x, y, n, FEW: tl.constexpr, ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    r, c = tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    v = tl.load(x + r[:, None] * BLOCK + c[None, :], mask=(c < n)[None, :], other=0.0)
+    tl.store(y + r, tl.sum(v, 1), mask=r < FEW)
+
+
+@triton.jit
+def _five_sums(x, y, n, apart, ROWS: tl.constexpr, BLOCK: tl.constexpr, MASKED: tl.constexpr):
+    r, c = tl.arange(0, ROWS), tl.arange(0, BLOCK)
+    a = tl.zeros([ROWS], tl.float32)
+    b, d, e, f = a, a, a, a
+    for at in range(0, n, BLOCK):
+        p = x + r[:, None] * n + at + c[None, :]
+        m = ((at if MASKED else 0) + c)[None, :] < (n if MASKED else BLOCK)
+        a += tl.sum(tl.load(p, mask=m, other=0.0), 1)
+        b += tl.sum(tl.load(p + apart, mask=m, other=0.0), 1)
+        d += tl.sum(tl.load(p + 2 * apart, mask=m, other=0.0), 1)
+        e += tl.sum(tl.load(p + 3 * apart, mask=m, other=0.0), 1)
+        f += tl.sum(tl.load(p + 4 * apart, mask=m, other=0.0), 1)
+    tl.store(y + r, a)
+    tl.store(y + ROWS + r, b)
+    tl.store(y + 2 * ROWS + r, d)
+    tl.store(y + 3 * ROWS + r, e)
+    tl.store(y + 4 * ROWS + r, f)
+
+
+@pytest.mark.parametrize("few", [3, 5, 13])
+@pytest.mark.parametrize("n", [50, 100, 128])
+def test_sums_of_as_many_rows_as_are_no_power_of_two(few: int, n: int):
+    x, y = torch.randn(16, 128), torch.zeros(16)
+    run(_few_rows, (1,), x, y, n, FEW=few, ROWS=16, BLOCK=128)
+    expected = x[:, :n].double().sum(1)
+    expected[few:] = 0
+    assert worst(y, expected) < 1e-6
+
+
+@pytest.mark.parametrize("rows", [1, 8])
+@pytest.mark.parametrize(("n", "masked"), [(50, True), (100, True), (128, False), (256, False)])
+def test_five_sums_in_one_loop(rows: int, n: int, masked: bool):
+    x, y = torch.randn(5, rows, n), torch.zeros(5, rows)
+    run(_five_sums, (1,), x, y, n, rows * n, ROWS=rows, BLOCK=64, MASKED=masked)
+    assert worst(y, x.double().sum(2)) < 1e-6

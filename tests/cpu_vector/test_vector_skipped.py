@@ -19,6 +19,24 @@ def _some_rows(x, total, y, few: tl.constexpr, M: tl.constexpr, N: tl.constexpr)
 
 
 @triton.jit
+def _other_rows(x, y, total, out, m, M: tl.constexpr, N: tl.constexpr):
+    i, j = tl.arange(0, M), tl.arange(0, N)
+    at = i[:, None] * N + j[None, :]
+    e = tl.exp(tl.load(y + at))
+    chosen = tl.where(i[:, None] < m, tl.load(x + at), e)
+    tl.store(total + i, tl.sum(chosen, 1), mask=i < m)
+    tl.store(out + at, e)
+
+
+@triton.jit
+def _other_elements(x, y, out, n, step, N: tl.constexpr):
+    i = tl.arange(0, N)
+    e = tl.exp(i * step)
+    tl.store(y + i, tl.where(i < n, tl.load(x + i), e), mask=i < n)
+    tl.store(out + i, e + tl.load(x) * 0)
+
+
+@triton.jit
 def _turned_condition(x, total, y, n, N: tl.constexpr):
     i = tl.arange(0, N)
     e = tl.exp(tl.load(x + i))
@@ -87,6 +105,23 @@ def test_a_value_chosen_in_some_rows_is_kept_in_all(rows: int, columns: int, few
     torch.testing.assert_close(y, x.exp())
     torch.testing.assert_close(total[:few], x.exp().sum(1)[:few])
     assert not total[few:].any()
+
+
+@pytest.mark.parametrize("m", [0, 1, 5, 8])
+def test_a_value_that_no_needed_row_takes_is_kept_in_all(m: int):
+    x, y, total, out = torch.randn(8, 64), torch.randn(8, 64), torch.zeros(8), torch.zeros(8, 64)
+    run(_other_rows, (1,), x, y, total, out, m, M=8, N=64)
+    torch.testing.assert_close(out, y.exp())
+    torch.testing.assert_close(total[:m], x.sum(1)[:m])
+
+
+@pytest.mark.parametrize("n", [0, 5, 40, 64])
+def test_a_value_that_no_stored_element_takes_is_kept_in_all(n: int):
+    x, y, out = torch.randn(64), torch.zeros(64), torch.zeros(64)
+    run(_other_elements, (1,), x, y, out, n, 0.03, N=64)
+    torch.testing.assert_close(out, torch.exp(torch.arange(64) * 0.03))
+    assert torch.equal(y[:n], x[:n])
+    assert not y[n:].any()
 
 
 @pytest.mark.parametrize("n", [0, 3, 40, 61, 64])

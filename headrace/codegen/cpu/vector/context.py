@@ -147,6 +147,7 @@ class Context:
         self.prefetches = Prefetches()
         self.uniform: dict[str, str] = {}  # scalar by the name of the vector that repeats it
         self.known: dict[str | int, Known] = {}  # integers by SSA name, or by `Expr.uid`; see `ranges`
+        self.tees = 0  # tiles that the loops being written store on their way, or more: see `Tee`
         self._tags = 0
         self._dummy = ""
         self._sums: set[str] = set()  # addresses that were computed
@@ -209,6 +210,7 @@ class Context:
 
     def floor_to(self, a: str, step: int) -> str:
         """Largest multiple of the power of two ``step`` that is not above ``a``."""
+        assert step & (step - 1) == 0
         if step == 1:
             return a
         if is_const_int(a):

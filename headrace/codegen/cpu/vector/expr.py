@@ -93,7 +93,7 @@ class Expr:
 
 
 def writing(expr: Expr) -> bool:
-    """Whether evaluating an expression stores something, which is then to be stored at every position."""
+    """Whether evaluating an expression stores something, which must then be stored at every position."""
     seen: set[int] = set()
     pending = [expr]
     while pending:

@@ -19,6 +19,11 @@ def quotient(g: Context, index: str, by: int) -> str:
     return index if by == 1 else g.e.pure(f"udiv i64 {index}, {by}", (index,))
 
 
+def power_below(n: int) -> int:
+    """The largest power of two that is not above a positive ``n``."""
+    return 1 << (n.bit_length() - 1)
+
+
 def upper(g: Context, names: Sequence[str], size: int) -> str:
     """The smallest of the bounds and the size."""
     value = str(size)
@@ -45,7 +50,7 @@ def lanes(
     tag = g.tag()
     facts = [(name, tag) for name in names]
     chunks = size // width
-    unroll = min(unroll, chunks)
+    unroll = power_below(min(unroll, chunks))
     if not names and chunks <= (8 if unroll > 2 else 2 * unroll):
         values = [v for _, v in inits]
         for first in range(0, chunks, unroll):

@@ -161,10 +161,12 @@ class Scheduler:
             buffer = Buffer(self.g.alloca(e.element, numel(e.shape)), e.shape, e.element, strides)
             self._forward(e, Tee(source, buffer))
             made.append((e, buffer))
+        self.g.tees += len(made)
         return made
 
     def untee(self, made: Sequence[tuple[Expr, Buffer]], limits: Limits) -> None:
         """From now on these tiles are read from memory, where they are valid up to ``limits``."""
+        self.g.tees -= len(made)
         for e, buffer in made:
             tee = e.forward
             assert isinstance(tee, Tee)

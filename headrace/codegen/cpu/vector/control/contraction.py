@@ -32,6 +32,7 @@ from headrace.codegen.cpu.vector.expr import (
     Transpose,
 )
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
+from headrace.codegen.cpu.vector.loops import power_below
 from headrace.codegen.cpu.vector.memory.transfer import Load
 from headrace.codegen.cpu.vector.reduction.accumulate import Accumulate, accumulate, direct
 from headrace.codegen.cpu.vector.reduction.blocks import (
@@ -257,7 +258,7 @@ class Loop:
         def emit(block: Block) -> None:
             count = len(block.rows)
             chunks = full[axis] // updates[0].step
-            sets = max(1, min(16 // (count * len(group)), chunks, 4))
+            sets = power_below(max(1, min(16 // (count * len(group)), chunks, 4)))
             size = sets * count
             start = [(u.type, u.neutral(g)) for u in updates for _ in range(size)]
 

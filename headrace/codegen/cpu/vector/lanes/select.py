@@ -41,13 +41,12 @@ class Select(Expr):
                 ct, cond, vt, yes.eval(g, index, dim, width, out), no.eval(g, index, dim, width, out)
             )
         scalar, vector = masks.condition(g, self.box(g), index, dim, width)
-        if scalar == "false":
-            if writing(yes):
-                yes.eval(g, index, dim, width, out)
-            return no.eval(g, index, dim, width, out)
+        if scalar == "false" or scalar == vector == "true":
+            taken, left = (no, yes) if scalar == "false" else (yes, no)
+            if g.tees and writing(left):
+                left.eval(g, index, dim, width, out)
+            return taken.eval(g, index, dim, width, out)
         value = yes.eval(g, index, dim, width, out)
-        if scalar == vector == "true":
-            return value
         other = no.eval(g, index, dim, width, out)
         if vector != "true":
             value = g.select(vector_type("i1", width), vector, vt, value, other)

@@ -11,7 +11,7 @@ from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Shape, packed
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.lanes.pairs import PairProduct
-from headrace.codegen.cpu.vector.loops import lanes, quotient, rows, upper
+from headrace.codegen.cpu.vector.loops import lanes, power_below, quotient, rows, upper
 from headrace.codegen.cpu.vector.memory.transfer import fetch_before
 from headrace.codegen.cpu.vector.reduction.accumulate import accumulate
 from headrace.codegen.cpu.vector.reduction.blocks import (
@@ -101,7 +101,7 @@ def along(
     def emit(block: Block) -> None:
         count = len(block.rows)
         lines = _lines(g, asks, expr.shape, axis, block, m_block, n_block) if asks is not None else []
-        sets = max(1, min((4 if heavy else 16) // count, expr.shape[axis] // acc.step, 4))
+        sets = power_below(max(1, min((4 if heavy else 16) // count, expr.shape[axis] // acc.step, 4)))
         start = [acc.neutral(g)] * (sets * count)
         values = sweep_axis(g, [Term(expr, acc)], axis, block, names, start, sets, heavy, lines=lines)
         vector = fold(g, acc, values, sets, count)
