@@ -77,11 +77,12 @@ class Share:
             in_row = tile.lines // each
             row = quotient(g, part, in_row)
             along = g.mul(g.e.pure(f"urem i64 {part}, {in_row}", (part,)), str(each * _LINE))
-        start = g.hidden(g.gep("i8", tile.base, g.add(g.mul(row, tile.stride), along)))
+        start = g.gep("i8", tile.base, g.add(g.mul(row, tile.stride), along))
         further = [-(-distance // (tile.lines * _LINE)) for distance in self.further]
 
         def run(down: int) -> list[str]:
-            rows = [g.gep("i8", start, g.mul(tile.stride, str(down + n))) for n in dict.fromkeys(further)]
+            to = [g.mul(tile.stride, str(down + n)) for n in dict.fromkeys(further)]
+            rows = [g.hidden(g.gep("i8", start, distance)) for distance in to]
             lines = range(min(each, tile.lines))
             return [g.gep("i8", row, str(line * _LINE)) for line in lines for row in rows]
 
