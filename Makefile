@@ -32,7 +32,7 @@ $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.demo
 demo: $(VENV)/.demo  ## a real language model answers on generated kernels
 	$(BIN)/python -m headrace.demo
 
-test: $(VENV)/.dev  ## the tests, about ten minutes on two cores
+test: $(VENV)/.dev  ## the tests, about twelve minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 # The environment above holds the CPU build of torch, so the caller names a python whose torch sees a GPU.

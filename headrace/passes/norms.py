@@ -75,6 +75,8 @@ class Norms:
     def _keeps_features(self, node: Node) -> bool:
         """Whether a row of a view holds distinct elements of one row of its source."""
         assert isinstance(node.op, View)
+        if not node.op.index:
+            return False  # one number, repeated: as many times as the row is long
         last = dim(typed(node).rank - 1)
         *others, feature = node.op.index
         if any(last in index.free_symbols for index in others):

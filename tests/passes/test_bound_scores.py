@@ -174,6 +174,8 @@ UNPROVEN: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         lambda q, k, v, w: attend(F.normalize(q, dim=-1), F.normalize(k, dim=-1), v, lambda s: s * w[0]),
         (WEIGHT,),
     ),
+    "queries times one learned number": (lambda q, k, v, t: attend(q * t, k, v, lambda s: s), (data(),)),
+    "queries and one learned number": (lambda q, k, v, t: attend(q * 2 + t, k, v, lambda s: s), (data(),)),
 }  # fmt: skip
 
 
