@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 import torch
@@ -85,32 +84,3 @@ def run(
     result = built(made)
     assert_close(spec, result, made)
     return built, result
-
-
-def laid(value: torch.Tensor, draw: random.Random) -> torch.Tensor:
-    """The same values in another place: between NaN, rows apart, transposed, or spread from one row."""
-    if value.dim() == 0 or value.numel() == 0:
-        return value
-    way = draw.choice(("plain", "offset", "padded", "turned", "spread"))
-    if way == "spread":
-        return value[..., :1, :].expand(value.shape) if value.dim() > 1 else value[:1].expand(value.shape)
-    pad = draw.randint(1, 9)
-    shape = list(value.shape)
-    if way == "turned":
-        shape[-1], shape[-2:-1] = (shape[-2], [shape[-1]]) if value.dim() > 1 else (shape[-1], [])
-    if way == "padded":
-        shape[-1] += pad
-    filler = torch.nan if value.is_floating_point() else 77
-    memory = torch.full((torch.Size(shape).numel() + 2 * pad,), filler, dtype=value.dtype)
-    place = memory[pad : memory.numel() - pad].view(shape)
-    if way == "turned" and value.dim() > 1:
-        place = place.mT
-    if way == "padded":
-        place = place[..., : value.shape[-1]]
-    if way == "plain":
-        return value
-    return place.copy_(value)
-
-
-def same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return torch.equal(one.isnan(), other.isnan()) and torch.equal(one.nan_to_num(), other.nan_to_num())

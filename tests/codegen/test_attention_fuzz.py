@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
 
 import pytest
 import torch
-from codegen_cases import CPU, assert_close, first_shapes, laid, same
+from codegen_cases import CPU, first_shapes
+from random_cases import check, failures, laid
 
 from headrace.codegen import dataflows, kernel, targets
 from headrace.codegen.operands import operands
@@ -133,27 +133,7 @@ def play(seed: int) -> None:
     made, device = schedule_of(spec, sizes[0], draw)
     built = kernel.instantiate(spec, made, device)
     for each in sizes:
-        inputs = operands_of(spec, each, draw)
-        before = [value.clone() for value in inputs]
-        first = built(inputs)
-        assert_close(spec, first, inputs)
-        into = torch.full_like(first, torch.nan)
-        into = into if draw.random() < 0.5 else into.mT.clone().mT
-        built.into(inputs, [into])
-        assert same(first, into)
-        assert all(same(old, new) for old, new in zip(before, inputs, strict=True))
-
-
-def failures(seeds: Sequence[int]) -> list[str]:
-    """What went wrong, with the seed that shows it."""
-    found = []
-    for seed in seeds:
-        try:
-            play(seed)
-        except Exception as error:
-            spec = spec_of(random.Random(seed))
-            found.append(f"play({seed}): {type(error).__name__}: {str(error)[:300]}; {spec}")
-    return found
+        check(spec, built, operands_of(spec, each, draw), draw)
 
 
 @pytest.mark.parametrize("seed", SAMPLE)
@@ -164,5 +144,5 @@ def test_a_random_attention_is_right(seed: int) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("start", range(CAMPAIGN.start, CAMPAIGN.stop, 100))
 def test_random_attentions_are_right(start: int) -> None:
-    wrong = failures(range(start, start + 100))
+    wrong = failures(play, spec_of, range(start, start + 100))
     assert not wrong, "\n".join(wrong)

@@ -9,11 +9,11 @@ amid NaN; values that are normal, large, small, NaN or infinite in some places. 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 
 import pytest
 import torch
-from codegen_cases import CPU, assert_close, first_shapes, laid, same
+from codegen_cases import CPU, first_shapes
+from random_cases import check, failures, laid
 
 from headrace.codegen import dataflows, kernel
 from headrace.codegen.operands import operands
@@ -104,29 +104,7 @@ def play(seed: int) -> None:
     sizes = (draw.choice((1, 2, 3)), m) if spec.batched else (m,)
     made = schedule_of(spec, sizes, draw)
     inputs = operands_of(spec, sizes, draw)
-    before = [value.clone() for value in inputs]
-    built = kernel.instantiate(spec, made, CPU, sizes)
-    first = built(inputs)
-    assert_close(spec, first, inputs)
-    results = first if isinstance(first, tuple) else (first,)
-    into = [torch.full_like(value, torch.nan) for value in results]
-    into = [value if draw.random() < 0.5 else value.mT.clone().mT for value in into]
-    built.into(inputs, into)
-    for value, again in zip(results, into, strict=True):
-        assert same(value, again)
-    assert all(same(old, new) for old, new in zip(before, inputs, strict=True))
-
-
-def failures(seeds: Sequence[int]) -> list[str]:
-    """What went wrong, with the seed that shows it."""
-    found = []
-    for seed in seeds:
-        try:
-            play(seed)
-        except Exception as error:
-            draw = random.Random(seed)
-            found.append(f"play({seed}): {type(error).__name__}: {str(error)[:300]}; {spec_of(draw)}")
-    return found
+    check(spec, kernel.instantiate(spec, made, CPU, sizes), inputs, draw)
 
 
 @pytest.mark.parametrize("seed", SAMPLE)
@@ -137,5 +115,5 @@ def test_a_random_product_is_right(seed: int) -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("start", range(CAMPAIGN.start, CAMPAIGN.stop, 100))
 def test_random_products_are_right(start: int) -> None:
-    wrong = failures(range(start, start + 100))
+    wrong = failures(play, spec_of, range(start, start + 100))
     assert not wrong, "\n".join(wrong)
