@@ -1,4 +1,4 @@
-"""Random cases of codegen: operands in odd places of memory, and what is asked of each. A case is its seed."""
+"""Random cases of codegen, each its seed: operands in odd places of memory, and what is asked of all."""
 
 from __future__ import annotations
 
