@@ -4,8 +4,8 @@
 `ir.expr.evaluate` computes, under these rules:
 
 - Floating arithmetic is float32. Casts to floating types inside an expression are dropped (float32 keeps
-more than the
-  bfloat16 or float16 that eager PyTorch rounded to); the one rounding left is that of the store.
+  more than the bfloat16 or float16 that eager PyTorch rounded to), but for what is compared, where a rounding
+  decides; the one rounding left is that of the store.
 - Casts to integer types truncate, casts to `b8` compare with zero.
 - `maximum`, `minimum` and `relu` propagate NaN; `floordiv` and `mod` floor, for integers too.
 - An index is int64 to torch and int32 here: arithmetic on it stays int32 only while it surely fits, so that
@@ -62,7 +62,8 @@ class Value:
 
     `const` where it is a literal, `natural` where it is an integer known >= 0, `most` where it is int64 to
     torch and int32 in the kernel: its largest magnitude. `factors` where it is a product of floats, `peak`
-    where it is the maximum of what it may be subtracted from.
+    where it is the maximum of what it may be subtracted from. `narrow` is the type of a cast that was dropped
+    last, empty where none was.
     """
 
     text: str
@@ -72,6 +73,7 @@ class Value:
     most: int | None = None
     factors: tuple[str, str] | None = None
     peak: bool = False
+    narrow: str = ""
 
     @property
     def code(self) -> Code:
@@ -226,7 +228,7 @@ def _applied(expr: Call, args: list[Value]) -> Value:
         nan = ", propagate_nan=tl.PropagateNan.ALL" if left.kind is Kind.FLOAT else ""
         return Value(f"tl.{fn}({left.text}, {right.text}{nan})", left.kind)
     if fn in _COMPARE:
-        left, right = _same_kind(args)
+        left, right = _same_kind([_rounded(args[0], args[1]), _rounded(args[1], args[0])])
         return Value(f"({left.text} {_COMPARE[fn]} {right.text})", Kind.BOOL)
     if fn in ("and", "or"):
         return _logic(fn, as_bool(args[0]), as_bool(args[1]))
@@ -260,10 +262,18 @@ def _sign_and_round(fn: str, value: Value) -> Value:
 
 def _cast(dtype: DType, value: Value) -> Value:
     if dtype.is_floating:
-        return as_float(value)
+        value = as_float(value)
+        return replace(value, narrow=dtype.triton) if dtype in (DType.BF16, DType.F16) else value
     if dtype is DType.BOOL:
         return as_bool(value)
     return _as_int(value, dtype.triton)
+
+
+def _rounded(value: Value, other: Value) -> Value:
+    """A value as it is compared: rounded where it was cast, but beside a zero, which bfloat16 keeps apart."""
+    if not value.narrow or value.const is not None or (other.const == 0 and value.narrow == "bfloat16"):
+        return value
+    return Value(f"{value.text}.to(tl.{value.narrow}).to(tl.float32)", Kind.FLOAT)
 
 
 def _logic(fn: str, left: Value, right: Value) -> Value:

@@ -128,7 +128,7 @@ def floordiv(x: sympy.Expr, y: sympy.Expr, shape: Shape) -> sympy.Expr:
         return floordiv(x.args[0], x.args[1] * y, shape)
     if isinstance(x, Mod) and (blocks := quotient(x.args[1], y)) is not None:
         return mod(floordiv(x.args[0], y, shape), blocks, shape)
-    whole, rest = _split(x, y)
+    whole, rest = _divided(x, y, shape)
     if rest == 0 or _below(rest, y, shape):
         return whole
     # (g*a + r) // (g*b) = a // b where 0 <= r < g.
@@ -146,7 +146,7 @@ def mod(x: sympy.Expr, y: sympy.Expr, shape: Shape) -> sympy.Expr:
     """x % y, simplified by ranges; y is positive."""
     if y == 1:
         return ZERO
-    _, rest = _split(x, y)
+    _, rest = _divided(x, y, shape)
     if rest == 0 or _below(rest, y, shape):
         return rest
     if isinstance(rest, Mod) and _divides(y, rest.args[1]):
@@ -159,6 +159,18 @@ def mod(x: sympy.Expr, y: sympy.Expr, shape: Shape) -> sympy.Expr:
             assert b is not None
             return sympy.expand_mul(g * mod(a, b, shape)) + r
     return sizes.mod(rest, y)
+
+
+def _divided(x: sympy.Expr, y: sympy.Expr, shape: Shape) -> tuple[sympy.Expr, sympy.Expr]:
+    """(a, r) with x = y*a + r, as `_split` gives, but for an r that counts back from y: torch's `Mod` is for
+    numbers from 0 on, and `s0*s1 - 1` is the last of `s1` numbers, not the one before the first.
+    """
+    whole, rest = _split(x, y)
+    number, _ = rest.as_coeff_Add()
+    back = sympy.Integer(int(number) // int(y)) if y.is_Integer else -ONE
+    if number < 0 and (y.is_Integer or _below(rest + y, y, shape)):
+        return whole + back, rest - back * y
+    return whole, rest
 
 
 def _split(x: sympy.Expr, y: sympy.Expr) -> tuple[sympy.Expr, sympy.Expr]:

@@ -211,6 +211,26 @@ def test_rounding_is_where_eager_rounds() -> None:
     assert torch.equal(evaluate(capture(module).graph, names, exact=False)[0], step(x, w, b))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("number", [-10000.0, 0.1, 1e30])
+def test_a_number_is_compared_in_the_type_of_the_tensor(number: float, dtype: torch.dtype) -> None:
+    """In bfloat16 -10000 is -9984, and a mask of such elements does equal -10000.0."""
+    x, alone = torch.full((3,), number).to(dtype), torch.tensor(number)
+
+    def step(x: torch.Tensor, alone: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return x == number, x <= number, x > alone, x != alone
+
+    graph = capture(traced(step, (x, alone), decomposed=True)).graph
+    names = [node.name for node in graph if isinstance(node.op, Input)]
+    wanted = step(x, alone)
+    for exact in (False, True):
+        given = (x.double(), alone.double()) if exact else (x, alone)
+        found = evaluate(graph, dict(zip(names, given, strict=True)), exact=exact)
+        assert all(map(torch.equal, found[:2], wanted[:2])), exact
+        # The float64 oracle leaves roundings out, that of a tensor's only element among them.
+        assert exact or all(map(torch.equal, found, wanted))
+
+
 def test_the_table_is_keyed_by_overload() -> None:
     assert all(isinstance(target, torch._ops.OpOverload) for target in TABLE)
     assert all(callable(entry) for entry in TABLE.values())

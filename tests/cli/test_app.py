@@ -33,6 +33,14 @@ def test_help_and_version_import_neither_torch_nor_the_database(words: list[str]
     assert all(word in said for word in shown)
 
 
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--version"], 0), (["tun"], 2)])
+def test_the_module_is_the_script(words: list[str], code: int, headrace: Callable[..., Any]) -> None:
+    ran = subprocess.run([sys.executable, "-m", "headrace", *words], capture_output=True, text=True)
+    script = headrace(*words)
+    assert ran.returncode == script.code == code
+    assert (ran.stdout, ran.stderr) == (script.out, script.err)
+
+
 @pytest.mark.parametrize("name", VERBS)
 def test_the_help_page_says_of_a_verb_what_the_verb_says_of_itself(name: str) -> None:
     command = verb(name)

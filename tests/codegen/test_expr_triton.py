@@ -107,6 +107,17 @@ def test_powers_and_remainders_of_special_values_match_eager() -> None:
     torch.testing.assert_close(inverse, 1.0 / x**y, rtol=1e-5, atol=1e-37, equal_nan=True)
 
 
+@pytest.mark.parametrize(("kind", "dtype"), [("bf16", torch.bfloat16), ("f16", torch.float16)])
+def test_what_is_compared_is_rounded_where_eager_rounds_it(kind: str, dtype: torch.dtype) -> None:
+    """A step too small for the type leaves a number what it was."""
+    x = torch.tensor([[1.0, 0.0, -3.0, 1e-4, 100.0]], dtype=dtype)
+    spec = parse_spec(
+        pointwise([f"where(eq(cast:{kind}(add(x, 0.0001)), x), 1.0, x)"], kind, f"x:{kind}[rn]")
+    )
+    got = kernel.instantiate(spec, Schedule.of("row", block_r=1), CPU)([x])
+    assert torch.equal(got, torch.where(x + 0.0001 == x, 1.0, x))
+
+
 def test_a_sum_of_booleans_is_no_number() -> None:
     x, y = torch.linspace(-2, 2, 40).view(1, -1), torch.linspace(-3, 1, 40).flip(0).view(1, -1)
     both = "gt(x, 0.5), lt(y, 0.0)"
@@ -136,6 +147,8 @@ def test_integers_floor_and_mix_with_floats() -> None:
         ("add(x, i)", "x + i.to(tl.float32)"),
         ("mul(x, 2)", "x * 2.0"),
         ("cast:bf16(mul(x, x))", "x * x"),
+        ("gt(cast:bf16(add(x, x)), x)", "(x + x).to(tl.bfloat16).to(tl.float32) > x"),
+        ("gt(cast:bf16(x), 0)", "x > 0.0"),
         ("floordiv(i, 4)", "i // 4"),
         ("floordiv(k, 4)", "hr.floor_divide_int(k, 4)"),
         ("le(i, add(k, 1))", "i <= (k + 1)"),

@@ -146,7 +146,7 @@ def test_index_text_is_read_back(chain: tuple[torch.Tensor, tuple[sympy.Expr, ..
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 12), st.integers(0, 30), st.integers(1, 5))
+@given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 12), st.integers(-30, 30), st.integers(1, 5))
 def test_division_by_ranges_is_exact(extent: int, c: int, m: int, offset: int, k: int) -> None:
     """floordiv and mod with simplification equal Python's on every point of the range."""
     shape = shape_of(extent, 5)
@@ -158,6 +158,15 @@ def test_division_by_ranges_is_exact(extent: int, c: int, m: int, offset: int, k
                 point = {dim(0): sympy.Integer(d0), dim(1): sympy.Integer(d1)}
                 value = sizes.rebuild(expr, lambda s, point=point: point[s])
                 assert int(value) == plain(d0 * k + d1 * m + offset, c)
+
+
+def test_counting_back_from_the_end_stays_in_the_range_of_remainders() -> None:
+    """`x.reshape(-1)[-1:]` of sizes s1, s0: torch's Mod refuses numbers below 0."""
+    s1, one = symbol("s1"), shape_of(1)
+    assert maps.floordiv(S0 * s1 - 1, S0, one) == s1 - 1
+    assert maps.mod(S0 * s1 - 1, S0, one) == S0 - 1
+    assert maps.mod(4 * S0 - 3 + dim(0), sympy.Integer(4), shape_of(3)) == dim(0) + 1
+    assert maps.floordiv(4 * S0 - 3 + dim(0), sympy.Integer(4), shape_of(3)) == S0 - 1
 
 
 def test_head_repeat_becomes_a_floor_division() -> None:

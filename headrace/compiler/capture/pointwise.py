@@ -6,14 +6,16 @@ A formula computes in at least float32; the builder adds the cast to the dtype o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import sympy
 import torch
+from torch import fx
 
 from headrace.compiler.capture.builder import Builder, Operand, Scalar, Shape, Unmodelled, literal, typed
 from headrace.compiler.capture.views import identity
 from headrace.ir.dtype import DType
-from headrace.ir.expr import Expr, Ref, call, parse
+from headrace.ir.expr import Const, Expr, Ref, call, cast, parse
 from headrace.ir.graph import Node
 from headrace.ir.types import TensorType, dim
 
@@ -118,6 +120,42 @@ def clamp(b: Builder, x: Node, low: Operand | None = None, high: Operand | None 
 def log_sigmoid(b: Builder, x: Node) -> tuple[Node, None]:
     dtype = b.results[0].dtype if b.results and b.results[0] is not None else typed(x).dtype
     return b.map(parse("sub(minimum(x0, 0.0), log1p(exp(neg(abs(x0)))))"), [x], dtype), None
+
+
+def comparison(fn: str) -> Entry:
+    """x < y and its like, in the one type that torch promotes both to.
+
+    A number, and a tensor without dimensions, is rounded to the type of a tensor with some before it is
+    compared: in bfloat16, where -10000 is -9984, such an element does equal -10000.0.
+    """
+
+    def entry(b: Builder, x: Operand, y: Operand) -> Node:
+        sides: list[Expr] = [Ref("x0"), Ref("x1")]
+        if any(isinstance(side, Node) and typed(side).dtype.is_floating for side in (x, y)):
+            one, other = (_example(arg) for arg in b.fx.args)
+            common = torch.result_type(one, other)
+            sides = [_rounded(side, f"x{at}", common) for at, side in enumerate((x, y))]
+        return compute(b, call(fn, *sides), [x, y])
+
+    return entry
+
+
+def _example(argument: object) -> Any:
+    """A tensor or a number of the type of an FX argument."""
+    value = argument.meta["val"] if isinstance(argument, fx.Node) else argument
+    return 1 if isinstance(value, torch.SymInt) else value
+
+
+def _rounded(x: Operand, name: str, dtype: torch.dtype) -> Expr:
+    """An operand as an expression, in a floating type where it may not have one of its own."""
+    if isinstance(x, (int, float)):
+        value = float(torch.tensor(x, dtype=dtype).item())
+        return Const(x if x == value else value)
+    if isinstance(x, Node) and typed(x).dtype.is_floating:
+        own = typed(x).dtype
+        if own.to_torch() != dtype and own.itemsize >= dtype.itemsize:
+            return cast(DType.from_torch(dtype), Ref(name))
+    return Ref(name)
 
 
 def logical(fn: str) -> Entry:
@@ -259,7 +297,11 @@ _COMPARISONS = ("lt", "le", "gt", "ge", "eq", "ne")
 
 TABLE: Mapping[object, Callable[..., Node | tuple[Node | None, ...]]] = {
     **{getattr(aten, name).default: formula(text) for name, text in _UNARY.items()},
-    **{key: entry for name in _COMPARISONS for key, entry in _both(name, f"{name}(x0, x1)").items()},
+    **{
+        getattr(getattr(aten, name), kind): comparison(name)
+        for name in _COMPARISONS
+        for kind in ("Tensor", "Scalar")
+    },
     **_both("mul", "mul(x0, x1)"),
     **_both("div", "div(x0, x1)"),
     **_both("remainder", "mod(x0, x1)"),
