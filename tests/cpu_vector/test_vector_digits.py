@@ -62,8 +62,9 @@ def test_a_kernel_that_takes_little_of_k_at_a_time_looks_bytes_up():
 
 
 @needs_vnni
-def test_sums_of_numbers_up_to_14_powers_of_two_apart_are_exact():
-    x, w = cancelling(14)
+@pytest.mark.parametrize("spread", [14, 15])
+def test_sums_of_numbers_up_to_15_powers_of_two_apart_are_exact(spread: int):
+    x, w = cancelling(spread)
     assert torch.equal(gemv(x, w).double(), exact(x, w))
 
 
@@ -79,10 +80,47 @@ def test_an_iteration_with_a_number_that_is_too_small_is_summed_in_f32():
 
 
 @needs_vnni
-def test_a_fourth_digit_where_many_iterations_want_it():
-    x, w = cancelling(22)
+@pytest.mark.parametrize("steps", [1, 5, 12, 16])
+@pytest.mark.parametrize("places", ["one", "many", "all"])
+def test_lowest_digits_of_a_few_numbers_count_exactly(steps: int, places: str):
+    """Only numbers in so many of 16 steps of 64 have any: in one place of each, in changing places that
+    return, or in every other place."""
+    x, w = cancelling(15)
+    x[1::2] = 0
+    chosen = torch.randperm(16)[:steps]
+    for step in chosen.tolist():
+        odd = {"one": [1], "many": [2 * (step % 3) + 1, 2 * (step % 5) + 21, 63], "all": range(1, 64, 2)}
+        for place in odd[places]:
+            x[64 * step + place] = (1 + 2.0**-7) * (-1) ** (place // 2)
     assert torch.equal(gemv(x, w).double(), exact(x, w))
+
+
+@needs_vnni
+def test_merged_digits_beside_an_iteration_that_is_left_out():
+    x, w = cancelling(15)
+    x[1::2] = 0
+    x[1], x[3 * 64 + 1], x[5 * 64 + 7] = 1.5, -1.0078125, 1.0078125
+    x[6 * BK : 8 * BK] = 0
+    x[6 * BK + 9] = 2.0**-12
+    w[:, 6 * BK + 9] = 64
+    assert torch.equal(gemv(x, w).double(), exact(x, w))
+
+
+@needs_vnni
+def test_a_largest_number_with_a_significand_of_ones():
+    """Its highest digit would be one too large, had the digits no power of two to spare."""
+    x, w = cancelling(15)
+    x[1::2] = 0
+    x[4], w[:, 4] = (2 - 2.0**-7) * 2.0**15, 1
+    x[2 * BK + 7], w[:, 2 * BK + 7] = 3.0, 5
+    assert torch.equal(gemv(x, w).double(), exact(x, w))
+
+
+@needs_vnni
+def test_a_fourth_digit_where_many_iterations_want_it():
     x, w = cancelling(23)
+    assert torch.equal(gemv(x, w).double(), exact(x, w))
+    x, w = cancelling(24)
     assert not torch.equal(gemv(x, w).double(), exact(x, w))
 
 
@@ -191,6 +229,28 @@ def test_digits_of_numbers_that_a_program_has_overwritten_are_made_again():
     finally:
         torch.set_num_threads(before)
     assert torch.equal(y, torch.arange(1, programs + 1)[:, None] * w.float().sum(1))
+
+
+@pytest.mark.parametrize("masked", ["x", "w", "both"])
+def test_programs_that_take_more_or_less_of_one_x(masked: str):
+    """The numbers lie at one address, but a mask ends elsewhere for each program."""
+    x, w = torch.randn(640).bfloat16(), weights(32, 640)
+    lengths = torch.tensor([640, 512, 0, 500, 640, 130, 128, 640], dtype=torch.int32)
+    y = torch.empty(len(lengths), 32)
+    run(
+        k.gemv_of_lengths, [len(lengths)], x, w, lengths, y,
+        N=32, K=640, BK=BK, MASK_X=masked != "w", MASK_W=masked != "x",
+    )  # fmt: skip
+    for got, length in zip(y, lengths.tolist(), strict=True):
+        assert worst(got, exact(x[:length], w[:, :length])) < 2e-6
+
+
+def test_numbers_that_a_program_writes_between_two_loops_are_read_again():
+    x, w = torch.zeros(4, 256).bfloat16(), weights(32, 256)
+    y = torch.empty(4, 2, 32)
+    run(k.gemv_before_and_after, [4], x, w, y, N=32, K=256, BK=BK)
+    assert torch.equal(y[:, 0], torch.zeros(4, 32))
+    assert torch.equal(y[:, 1], torch.arange(1, 5)[:, None] * w.float().sum(1))
 
 
 def test_launches_share_no_digits():

@@ -172,3 +172,39 @@ def gemv_of_its_own_x(x_ptr, w_ptr, y_ptr, N: tl.constexpr, K: tl.constexpr, BK:
         w = tl.load(w_ptr + n[:, None] * K + k[None, :]).to(tl.float32)
         acc += tl.sum(w * tl.load(x_ptr + k).to(tl.float32)[None, :], axis=1)
     tl.store(y_ptr + p * N + n, acc)
+
+
+@triton.jit
+def gemv_of_lengths(
+    x_ptr, w_ptr, length_ptr, y_ptr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr,
+    MASK_X: tl.constexpr, MASK_W: tl.constexpr,
+):  # fmt: skip
+    """y[p] = w[:, :length] @ x[:length], with a length for each program."""
+    p = tl.program_id(0)
+    n = tl.arange(0, N)
+    length = tl.load(length_ptr + p)
+    acc = tl.zeros([N], tl.float32)
+    for k0 in range(0, K, BK):
+        k = k0 + tl.arange(0, BK)
+        inside = k < length
+        x = tl.load(x_ptr + k, mask=inside | (not MASK_X), other=0.0)
+        w = tl.load(w_ptr + n[:, None] * K + k[None, :], mask=inside[None, :] | (not MASK_W), other=0)
+        acc += tl.sum(w.to(tl.float32) * x.to(tl.float32)[None, :], axis=1)
+    tl.store(y_ptr + p * N + n, acc)
+
+
+@triton.jit
+def gemv_before_and_after(x_ptr, w_ptr, y_ptr, N: tl.constexpr, K: tl.constexpr, BK: tl.constexpr):
+    """y[p] = (w @ x[p], w @ x[p] again when it has become p + 1 everywhere)."""
+    p = tl.program_id(0)
+    n = tl.arange(0, N)
+    x_ptr += p * K
+    for turn in tl.static_range(2):
+        if turn == 1:
+            tl.store(x_ptr + tl.arange(0, K), (tl.zeros([K], tl.float32) + p + 1).to(tl.bfloat16))
+        acc = tl.zeros([N], tl.float32)
+        for k0 in range(0, K, BK):
+            k = k0 + tl.arange(0, BK)
+            w = tl.load(w_ptr + n[:, None] * K + k[None, :]).to(tl.float32)
+            acc += tl.sum(w * tl.load(x_ptr + k).to(tl.float32)[None, :], axis=1)
+        tl.store(y_ptr + (p * 2 + turn) * N + n, acc)

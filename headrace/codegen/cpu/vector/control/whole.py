@@ -3,24 +3,29 @@
 Each chunk of x becomes digits once (:mod:`..reduction.digits`); then the rows of w pass by, a few at a time,
 with the sums in registers. An iteration that has no digits is summed as :mod:`.contraction` does it.
 
-That is faster by up to a half where w lies in a cache. Where it comes from memory both ways wait for it, and
-the usual one, which asks for more rows at a time, is faster by up to a tenth. How much of k the kernel takes
-at a time decides, so that whoever tunes that gets the better one.
+That is faster by up to a half where w lies in a cache, and where it comes from memory no slower, as long as
+the digits of x stay in the first cache (8192 numbers fill half of it); with more of k the usual way is faster
+by up to a quarter. How much of k the kernel takes at a time decides, so that whoever tunes that gets the
+better one. No line of w is asked for ahead of its turn but the first of the first rows: a request takes one
+of the places where lines on their way are kept (a fifth slower in the third cache).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from headrace.codegen.cpu import ttir
+from headrace.codegen.cpu.vector.analysis import effects
 from headrace.codegen.cpu.vector.analysis.access import valid
 from headrace.codegen.cpu.vector.analysis.masks import Limits
 from headrace.codegen.cpu.vector.context import ZERO, Index, Ix, const, is_const_int
 from headrace.codegen.cpu.vector.emit import Values
-from headrace.codegen.cpu.vector.expr import Buffer, Expr, Uniform
+from headrace.codegen.cpu.vector.expr import NONE, Broadcast, Buffer, ExpandDims, Expr, Transpose, Uniform
 from headrace.codegen.cpu.vector.loops import quotient, upper
 from headrace.codegen.cpu.vector.memory.prefetch import LINE
 from headrace.codegen.cpu.vector.memory.transfer import Load
-from headrace.codegen.cpu.vector.reduction import digits
+from headrace.codegen.cpu.vector.reduction import digit_sums, digits
 from headrace.codegen.cpu.vector.reduction.blocks import (
     Block,
     Term,
@@ -35,7 +40,6 @@ if TYPE_CHECKING:
     from headrace.codegen.cpu.vector.control.contraction import Loop, Sum
 
 _ROWS = 4  # of w at a time: twice as many drive the digits out of the first cache
-_AHEAD = 2048  # bytes; twice that is worse
 _FIRST = 8  # lines of each row
 _WORDS, _CHANGES = "<16 x i32>", "<64 x i16>"
 
@@ -62,6 +66,7 @@ class _Writer:
         self.block = self.full[self.axis]
         self.digits = digits.Digits.make(self.g, self.block)
         self.types = [loop.kind, *(t for t, _ in loop.registers.inits)]
+        self.settled = self._settled()
 
     def write(self, init: Expr | None) -> None:
         loop, g = self.loop, self.g
@@ -86,13 +91,17 @@ class _Writer:
         g = self.g
         self._ask(args)
         after = self._digits(count, args)
-        enough = g.cmp("eq", g.load("i64", 0, self.digits.count), "3")
+        multiplied = g.load("i64", 0, self.digits.count)
 
-        def rows(digits: int) -> Values:
-            self._rows(count, args, init, digits)
+        def two() -> Values:
+            self._rows(count, args, init, None)
             return []
 
-        g.e.branch(enough, (), lambda: rows(3), lambda: rows(4))
+        def more() -> Values:
+            self._rows(count, args, init, g.cmp("eq", multiplied, "4"))
+            return []
+
+        g.e.branch(g.cmp("eq", multiplied, "2"), (), two, more)
         return after
 
     def _enter(self, args: Values) -> tuple[Expr, Expr, Expr, tuple[str, ...]]:
@@ -114,19 +123,24 @@ class _Writer:
         many = len(args)
 
         def compare(n: str, carried: Values) -> Values:
-            args, (changes, cuts) = carried[:many], carried[many:]
+            args, (changes, moves, cuts) = carried[:many], carried[many:]
             with self.loop.s.scope():
-                numbers, cut = self._numbers(args)
+                x, cut, place = self._read(args)
                 cuts = g.op("or", "i8", cuts, self.digits.cut_changed(g, n, cut))
-                for off, value in numbers:
-                    changes = g.op("or", _CHANGES, changes, self.digits.changed(g, n, off, value))
-                return [*self._next(args), changes, cuts]
+                if place:
+                    moves = g.op("or", "i64", moves, self.digits.moved(g, n, place))
+                else:
+                    for off, value in self._numbers(x):
+                        changes = g.op("or", _CHANGES, changes, self.digits.changed(g, n, off, value))
+                return [*self._next(args), changes, moves, cuts]
 
         def keep(n: str, args: Values) -> Values:
             with self.loop.s.scope():
-                numbers, cut = self._numbers(args)
+                x, cut, place = self._read(args)
                 self.digits.keep_cut(g, n, cut)
-                for off, value in numbers:
+                if place:
+                    self.digits.keep_place(g, n, place)
+                for off, value in self._numbers(x):
                     self.digits.keep(g, n, off, value)
                 return self._next(args)
 
@@ -136,25 +150,55 @@ class _Writer:
             return []
 
         start = list(zip(self.types, args, strict=True))
-        inits = [*start, (_CHANGES, "zeroinitializer"), ("i8", "0")]
-        *after, changes, cuts = g.e.loop("0", count, "1", inits, compare, barrier=True)
+        inits = [*start, (_CHANGES, "zeroinitializer"), ("i64", "0"), ("i8", "0")]
+        *after, changes, moves, cuts = g.e.loop("0", count, "1", inits, compare, barrier=True)
         lanes = g.e.pure(f"icmp ne {_CHANGES} {changes}, zeroinitializer", (changes,))
         bits = g.bitcast("<64 x i1>", lanes, "i64")
-        some = g.op("or", "i64", bits, g.cast("zext", "i8", cuts, "i64"))
+        some = g.op("or", "i64", g.op("or", "i64", bits, moves), g.cast("zext", "i8", cuts, "i64"))
         changed = g.e.pure(f"icmp ne i64 {some}, 0", (some,))
         g.e.branch(self.digits.stale(g, count, changed), (), renew, rare=True)
         return after
 
-    def _numbers(self, args: Values) -> tuple[list[tuple[int, str]], str]:
-        """One iteration: the vectors of x with their places, and whether a mask ends within it."""
+    def _read(self, args: Values) -> tuple[Expr, str, str]:
+        """One iteration: x, whether a mask ends within it, and the address of the first of its numbers where
+        that tells them (else "")."""
         g = self.g
         _, x, _, names = self._enter(args)
         cut = g.cmp("slt", upper(g, names, self.block), str(self.block))
-        tag, found = g.tag(), []
+        load = _plain(x) if self.settled else None
+        if load is None or load.box(g).rest:
+            return x, cut, ""
+        for d, limits in load.box(g).limits.items():
+            short = g.cmp("slt", upper(g, limits, load.shape[d]), str(load.shape[d]))
+            cut = g.op("or", "i1", cut, short)
+        first = load.pointers.at(g, (ZERO,) * len(load.shape), NONE)
+        return x, cut, g.cast("ptrtoint", "ptr", first, "i64")
+
+    def _numbers(self, x: Expr) -> Iterator[tuple[int, str]]:
+        """The vectors of x in one iteration, with their places."""
+        tag = self.g.tag()
         for off in range(0, self.block, digits.STEP):
             index = self._index((ZERO,) * len(self.full), Ix(None, off, tag))
-            found.append((off, x.eval(g, index, self.axis, digits.STEP)))
-        return found, cut
+            yield off, x.eval(self.g, index, self.axis, digits.STEP)
+
+    def _settled(self) -> bool:
+        """Whether all programs of a launch may be taken to find the same numbers at one address.
+
+        They may where none writes anything, or waits for another one, before it comes to the loop: as the
+        programs of a grid are in no order, all of them may have read x before any has written. To compare the
+        numbers as well would drive the digits out of the first cache once per program.
+        """
+        function = self.loop.lowering.function
+        if not function.public:
+            return False
+        for op in function.body.ops:
+            if any(region is self.loop.body for region in op.regions):
+                return True
+            if not all(effects.repeatable(o) for region in op.regions for o in ttir.walk(region)):
+                return False
+            if not effects.repeatable(op):
+                return False
+        return False
 
     def _ask(self, args: Values) -> None:
         """Ask for the beginning of the first rows of w: memory would be idle until their sums begin."""
@@ -179,9 +223,11 @@ class _Writer:
     def _index(self, row: Index, ix: Ix) -> Index:
         return (*row[: self.axis], ix, *row[self.axis + 1 :])
 
-    def _rows(self, count: str, args: Values, init: Expr | None, planes: int) -> None:
+    def _rows(self, count: str, args: Values, init: Expr | None, four: str | None) -> None:
+        """All rows, by three digits at every step, and a fourth where ``four`` holds; without it by two, and
+        by the lowest where it is not zero."""
         g, loop, axis = self.g, self.loop, self.axis
-        starts = self.digits.starts(g, planes)
+        lowest, second, third, highest = self.digits.starts(g)
         scale = g.load("float", 0, self.digits.scale)
         limits: Limits = {d if d < axis else d + 1: n for d, n in loop.needed[self.item].items()}
         many = len(args)
@@ -209,42 +255,58 @@ class _Writer:
                         return sums
 
                     def whole() -> Values:
-                        return self._products(n, w, names, block, sums, planes)
+                        if four is None:
+                            return self._by_two(n, w, names, block, digit_sums.Merging.of(sums)).values
+                        return self._by_three(n, w, names, block, sums, four)
 
-                    kinds = [_WORDS] * len(sums)
                     out = g.e.branch(self.digits.left_out(g, n), kinds, usual, whole, rare=True)
                     return self._next(args) + out
 
-            inits = [*zip(self.types, args, strict=True), *[(_WORDS, s) for _ in range(size) for s in starts]]
+            if four is None:
+                none = ["zeroinitializer"] * size
+                merging = digit_sums.Merging([second, third] * size, none, [lowest] * size, "0")
+                values, kinds = merging.values, merging.types
+            else:
+                values = [lowest, second, third, highest] * size
+                kinds = [_WORDS] * len(values)
+            inits = list(zip([*self.types, *kinds], [*args, *values], strict=True))
             sums = g.e.loop("0", count, "1", inits, body, barrier=True)[many:]
+            if four is None:
+                sums = digit_sums.finish(g, self.digits, digit_sums.Merging.of(sums))
+            each = [sums[r : r + len(sums) // size] for r in range(0, len(sums), len(sums) // size)]
             totals = []
-            for r, place in enumerate(places):
+            for parts, place in zip(each, places, strict=True):
                 other = g.e.here(f"load <16 x float>, ptr {place}, align 64")
-                totals.append(self.digits.total(g, sums[planes * r : planes * (r + 1)], scale, other))
+                totals.append(self.digits.total(g, parts, scale, other))
             vector = fold(g, acc, totals, 1, size)
             store_block(g, self.sum.combine, vector, block, axis, self.into, init)
 
         row_blocks(g, self.full, axis, limits, 1, streams, emit, spread=True)
 
-    def _products(
-        self, n: str, w: Expr, names: tuple[str, ...], block: Block, sums: Values, planes: int
+    def _steps(self, n: str, w: Expr, names: tuple[str, ...], block: Block) -> Iterator[tuple[str, Values]]:
+        """The steps of an iteration that no mask cuts short: where in x each begins, and the bytes of every
+        row."""
+        g, tag = self.g, self.g.tag()
+        for off in range(0, self.block, digits.STEP):
+            with g.knowing([(name, tag) for name in names]):
+                index = Ix(None, off, tag)
+                rows = [w.eval(g, self._index(row, index), self.axis, digits.STEP) for row in block.rows]
+            yield g.add(g.mul(n, str(self.block)), str(off)), [digit_sums.flipped(g, row) for row in rows]
+
+    def _by_two(
+        self, n: str, w: Expr, names: tuple[str, ...], block: Block, state: digit_sums.Merging
+    ) -> digit_sums.Merging:
+        """The sums of a block of rows after one more iteration."""
+        for at, rows in self._steps(n, w, names, block):
+            state = digit_sums.add_two(self.g, self.digits, at, rows, state)
+        return state
+
+    def _by_three(
+        self, n: str, w: Expr, names: tuple[str, ...], block: Block, sums: Values, four: str
     ) -> Values:
-        """The sums of a block of rows after an iteration that no mask cuts short."""
-        g = self.g
-        sums, tag = list(sums), g.tag()
-        load = _source(w)
-        at = g.mul(n, str(self.block))
-        with g.knowing([(name, tag) for name in names]):
-            for off in range(0, self.block, digits.STEP):
-                here = self.digits.load(g, at, off, planes)
-                for r, row in enumerate(block.rows):
-                    index = self._index(row, Ix(None, off, tag))
-                    value = w.eval(g, index, self.axis, digits.STEP)
-                    if load is not None and off == 0:
-                        for line in range(0, self.block, LINE):
-                            fetch(g, load.pointers.at(g, index, self.axis), _AHEAD + line)
-                    part = slice(planes * r, planes * (r + 1))
-                    sums[part] = digits.add_products(g, sums[part], digits.flipped(g, value), here)
+        """The same, with all digits but a fourth multiplied everywhere."""
+        for at, rows in self._steps(n, w, names, block):
+            sums = digit_sums.add_three(self.g, self.digits, at, rows, sums, four)
         return sums
 
 
@@ -252,6 +314,14 @@ def _source(w: Expr) -> Load | None:
     """The load that w is, if it is one."""
     w = w.resolved()
     return w if isinstance(w, Load) else None
+
+
+def _plain(x: Expr) -> Load | None:
+    """The load whose elements x is, if it is of one."""
+    x = x.resolved()
+    while isinstance(x, ExpandDims | Broadcast | Transpose):
+        x = x.operands[0].resolved()
+    return x if isinstance(x, Load) else None
 
 
 def _wide(writer: _Writer, value: str) -> str:

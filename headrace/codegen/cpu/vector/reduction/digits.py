@@ -10,14 +10,16 @@ w + 128 is one ``xor`` with 0x80, and each inner sum one ``vpdpbusd`` per 64 byt
 them takes nine instructions. The last term is known once per chunk: sums start from it. They are exact: in
 any lane of a chunk they stay below ``2 * CAPACITY / 16 * 255 * 128``, far below 2**31.
 
-A bf16 has eight significant bits, so three digits hold exponents that lie up to 14 apart, four up to 22;
-zeros fit always. The chunk's largest exponent decides for the whole chunk where that begins, and three digits
-become four where too much would be left out. What is left out is whole iterations of the loop: those with a
-number that is too small (or subnormal, infinite or NaN), and those that a mask cuts short. They are summed in
-the usual way, and their digits are zero.
+A bf16 has eight significant bits, so three digits hold exponents that lie up to 15 apart, four up to 23 (one
+less where the largest number has a significand of ones); zeros fit always. The chunk's largest exponent
+decides for the whole chunk where that begins, and three digits become four where too much would be left out.
+What is left out is whole iterations of the loop: those with a number that is too small (or subnormal,
+infinite or NaN), and those that a mask cuts short. They are summed in the usual way, and their digits are
+zero. The lowest of three digits is zero but for the smallest numbers; where these are few,
+:mod:`.digit_sums` multiplies by it in their places only.
 
 The digits stay for the next program of the same launch on the same thread, which compares its x with the copy
-that they were made from.
+that they were made from, or only where it lies: see ``control/whole.py``.
 """
 
 from __future__ import annotations
@@ -38,9 +40,10 @@ _LEAST = 128  # elements of an iteration from which on its sums are made in this
 CAPACITY = 16384  # elements of a chunk; their digits stay in the second cache
 _PLANES = 4
 _HALF = 32  # bf16 in one vector
-_SPANS = {3: 14, 4: 22}  # by how much exponents may differ, by digits
+_SPANS = {3: 15, 4: 23}  # by how much exponents may differ, by digits
 _FEW = 8  # one iteration in so many may be left out before a digit is added
-_BYTES, _WORDS, _SHORTS = f"<{STEP} x i8>", "<16 x i32>", f"<{_HALF} x i16>"
+_MERGED = (3, 4)  # of so many steps at most have lowest digits, or these are multiplied at every step
+BYTES, WORDS, _SHORTS = f"<{STEP} x i8>", "<16 x i32>", f"<{_HALF} x i16>"
 _FLOATS = "<16 x float>"
 _BIAS = 0x80808080 - (1 << 32)  # 128 in every byte
 
@@ -71,17 +74,27 @@ class Digits:
     """The digits of one chunk, ``block`` elements per iteration, in memory of the calling thread.
 
     Attributes:
-        copy: bf16[CAPACITY], what they were made from. planes: i8[CAPACITY / 64, count, 64].
+        copy: bf16[CAPACITY], what they were made from.
+        lowest, middle, highest: i8[CAPACITY / 64, 1 or 2, 64], the digits.
+        some: i64[CAPACITY / 64], which of the lowest digits are not zero. merged: i8[CAPACITY / 64 + 1, 64],
+        those put together from several steps. full: i8[CAPACITY / 64], 1 where a step begins with new ones.
         cut: i8 per iteration, 1 where a mask ends within it. other: the same, 1 where it is left out.
-        start: i32[4, 16], what sums start from. scale: f32. count: i64, digits per number.
+        place: i64 per iteration, where x was. start: i32[4, 16], what sums start from. scale: f32.
+        count: i64, digits that are multiplied at every step.
         known: i64, iterations that all this is about; 0 at the start of a launch.
     """
 
     block: int
     copy: str
-    planes: str
+    lowest: str
+    middle: str
+    highest: str
+    some: str
+    merged: str
+    full: str
     cut: str
     other: str
+    place: str
     start: str
     scale: str
     count: str
@@ -94,9 +107,15 @@ class Digits:
         return Digits(
             block,
             copy=room(2 * CAPACITY),
-            planes=room(_PLANES * CAPACITY + STEP),
+            lowest=room(CAPACITY),
+            middle=room(2 * CAPACITY),
+            highest=room(CAPACITY),
+            some=room(8 * CAPACITY // STEP),
+            merged=room(CAPACITY + STEP),
+            full=room(CAPACITY // STEP),
             cut=room(CAPACITY // block),
             other=room(CAPACITY // block),
+            place=room(8 * (CAPACITY // block)),
             start=room(_PLANES * 64),
             scale=room(4),
             count=room(8),
@@ -114,6 +133,14 @@ class Digits:
     def keep(self, g: Context, n: str, off: int, x: str) -> None:
         """Make a copy of 64 bf16."""
         g.store("i16", STEP, x, self._place(g, n, off))
+
+    def moved(self, g: Context, n: str, place: str) -> str:
+        """What differs in the address of the numbers of iteration ``n``, as an i64."""
+        return g.op("xor", "i64", g.load("i64", 0, g.gep("i64", self.place, n)), place)
+
+    def keep_place(self, g: Context, n: str, place: str) -> None:
+        """Note the address of the numbers of iteration ``n``."""
+        g.store("i64", 0, place, g.gep("i64", self.place, n))
 
     def cut_changed(self, g: Context, n: str, cut: str) -> str:
         """What differs in whether a mask ends within iteration ``n``, as an i8."""
@@ -133,18 +160,23 @@ class Digits:
         """Whether iteration ``n`` is to be summed in another way."""
         return g.cmp("eq", g.load("i8", 0, g.gep("i8", self.other, n)), "1", "i8")
 
-    def starts(self, g: Context, count: int) -> Values:
-        """What the sums of a row start from, one vector per digit."""
-        return [g.load("i32", 16, g.gep("i8", self.start, str(64 * q))) for q in range(count)]
+    def starts(self, g: Context) -> Values:
+        """What the sums of a row start from, one vector per digit, the lowest first."""
+        return [g.load("i32", 16, g.gep("i8", self.start, str(64 * q))) for q in range(_PLANES)]
 
-    def load(self, g: Context, at: str, off: int, count: int) -> Values:
-        """The digits of 64 numbers, the lowest first."""
-        first = g.gep("i8", self.planes, g.mul(at, str(count)))
-        return [g.load("i8", STEP, g.gep("i8", first, str(count * off + STEP * q))) for q in range(count)]
+    def digit(self, g: Context, at: str, q: int) -> str:
+        """Digit ``q``, 0 for the lowest, of 64 numbers from number ``at`` on."""
+        return g.bitcast(BYTES, g.load("i8", STEP, self._plane(g, at, q)), WORDS)
+
+    def _plane(self, g: Context, at: str, q: int) -> str:
+        """Where that is."""
+        if q in (0, 3):
+            return g.gep("i8", self.lowest if q == 0 else self.highest, at)
+        return g.gep("i8", g.gep("i8", self.middle, g.mul(at, "2")), str(STEP * (q - 1)))
 
     def total(self, g: Context, sums: Values, scale: str, plus: str) -> str:
         """``plus`` and the sums of all digits, as f32 lanes."""
-        parts = [g.cast("sitofp", _WORDS, s, _FLOATS) for s in sums]
+        parts = [g.cast("sitofp", WORDS, s, _FLOATS) for s in sums]
         value = parts.pop()
         while parts:
             value = g.fma("float", 16, value, g.splat("float", const("float", 256.0), 16), parts.pop())
@@ -170,6 +202,8 @@ class Digits:
 
         (most,) = g.e.loop("0", iterations, "1", [(_SHORTS, "zeroinitializer")], largest, barrier=True)
         top = g.call("llvm.vector.reduce.umax.v32i16", "i16", (_SHORTS, most))
+        # The highest digit has no place for a significand of ones at the top.
+        top = g.op("add", "i16", top, "1")
         exponent = g.op("lshr", "i64", g.cast("zext", "i16", top, "i64"), "7")
         low = {count: g.smax(g.sub(exponent, str(span)), "1") for count, span in _SPANS.items()}
 
@@ -200,30 +234,48 @@ class Digits:
         # With 134 for the first exponent, a bf16 is its own integer: 2**7 is the exponent of 1.0 and seven.
         shift = g.op("shl", "i64", g.sub("134", first), "7")
         moved = g.splat("i16", g.cast("trunc", "i64", shift, "i16"), _HALF)
-        digits = g.select("i1", many, "i64", "4", "3")
 
-        def write(n: str, sums: Values) -> Values:
-            sums = list(sums)
+        def write(n: str, args: Values) -> Values:
+            sums, (gathered, taken, at, steps) = list(args[:_PLANES]), args[_PLANES:]
             cut = g.cmp("eq", g.load("i8", 0, g.gep("i8", self.cut, n)), "1", "i8")
             out = g.op("or", "i1", unfit(n, bound), cut)
             g.store("i8", 0, g.cast("zext", "i1", out, "i8"), g.gep("i8", self.other, n))
             least = g.splat("i16", g.select("i1", out, "i16", "-1", bound), _HALF)
             for off in range(0, self.block, STEP):
-                at = g.mul(g.add(g.mul(n, str(self.block)), str(off)), digits)
-                # Of three digits the fourth is zero, and what comes next is written over it.
-                for q, plane in enumerate(self._planes(g, n, off, least, moved)):
-                    place = g.gep("i8", g.gep("i8", self.planes, at), str(STEP * q))
-                    g.store("i8", STEP, plane, place)
-                    ones = g.bitcast(_BYTES, "splat (i8 1)", _WORDS)
-                    sums[q] = multiply_quads(g, sums[q], ones, g.bitcast(_BYTES, plane, _WORDS), 16)
-            return sums
+                place = g.add(g.mul(n, str(self.block)), str(off))
+                planes = self._planes(g, n, off, least, moved)
+                for q, plane in enumerate(planes):
+                    g.store("i8", STEP, plane, self._plane(g, place, q))
+                    ones = g.bitcast(BYTES, "splat (i8 1)", WORDS)
+                    sums[q] = multiply_quads(g, sums[q], ones, g.bitcast(BYTES, plane, WORDS), 16)
+                low = planes[0]
+                lanes = g.e.pure(f"icmp ne {BYTES} {low}, zeroinitializer", (low,))
+                some = g.bitcast(f"<{STEP} x i1>", lanes, "i64")
+                full = g.cmp("ne", g.op("and", "i64", taken, some), "0")
+                step = g.op("lshr", "i64", place, str(STEP.bit_length() - 1))
+                g.store("i64", 0, some, g.gep("i64", self.some, step))
+                g.store("i8", 0, g.cast("zext", "i1", full, "i8"), g.gep("i8", self.full, step))
+                g.store("i8", STEP, gathered, g.gep("i8", self.merged, at))
+                at = g.add(at, g.select("i1", full, "i64", str(STEP), "0"))
+                gathered = g.select("i1", full, BYTES, "zeroinitializer", gathered)
+                gathered = g.op("or", BYTES, gathered, low)
+                taken = g.op("or", "i64", g.select("i1", full, "i64", "0", taken), some)
+                steps = g.add(steps, g.cast("zext", "i1", g.cmp("ne", some, "0"), "i64"))
+            return [*sums, gathered, taken, at, steps]
 
-        sums = g.e.loop("0", iterations, "1", [(_WORDS, "zeroinitializer")] * _PLANES, write, barrier=True)
+        inits = [(WORDS, "zeroinitializer")] * _PLANES + [(BYTES, "zeroinitializer"), *[("i64", "0")] * 3]
+        *sums, gathered, _, at, steps = g.e.loop("0", iterations, "1", inits, write, barrier=True)
+        g.store("i8", STEP, gathered, g.gep("i8", self.merged, at))
         for q, value in enumerate(sums):
             place = g.gep("i8", self.start, str(64 * q))
-            g.store("i32", 16, g.op("mul", _WORDS, value, "splat (i32 -128)"), place)
+            g.store("i32", 16, g.op("mul", WORDS, value, "splat (i32 -128)"), place)
         g.store("i32", 0, _power(g, g.sub(first, "134")), self.scale)
-        g.store("i64", 0, digits, self.count)
+        part, whole = _MERGED
+        all_steps = g.mul(iterations, str(part * (self.block // STEP)))
+        merged = g.cmp("sle", g.mul(steps, str(whole)), all_steps)
+        merged = g.op("and", "i1", merged, g.op("xor", "i1", many, "true"))
+        digits = g.select("i1", many, "i64", "4", "3")
+        g.store("i64", 0, g.select("i1", merged, "i64", "2", digits), self.count)
         g.store("i64", 0, iterations, self.known)
 
     def _planes(self, g: Context, n: str, off: int, least: str, moved: str) -> Values:
@@ -233,14 +285,14 @@ class Digits:
             x, size = self._size(g, n, half)
             some = g.e.pure(f"icmp uge {_SHORTS} {size}, {least}", (size, least))
             x = g.op("add", _SHORTS, x, moved)
-            x = g.bitcast(_SHORTS, g.select(f"<{_HALF} x i1>", some, _SHORTS, x, "zeroinitializer"), _WORDS)
-            even = g.op("shl", _WORDS, x, "splat (i32 16)")
-            odd = g.op("and", _WORDS, x, "splat (i32 -65536)")
+            x = g.bitcast(_SHORTS, g.select(f"<{_HALF} x i1>", some, _SHORTS, x, "zeroinitializer"), WORDS)
+            even = g.op("shl", WORDS, x, "splat (i32 16)")
+            odd = g.op("and", WORDS, x, "splat (i32 -65536)")
             made = []
             for bits in (even, odd):
-                whole = g.cast("fptosi", _FLOATS, g.bitcast(_WORDS, bits, _FLOATS), _WORDS)
-                whole = g.op("add", _WORDS, whole, f"splat (i32 {_BIAS})")
-                made.append(g.bitcast(_WORDS, g.op("xor", _WORDS, whole, f"splat (i32 {_BIAS})"), _BYTES))
+                whole = g.cast("fptosi", _FLOATS, g.bitcast(WORDS, bits, _FLOATS), WORDS)
+                whole = g.op("add", WORDS, whole, f"splat (i32 {_BIAS})")
+                made.append(g.bitcast(WORDS, g.op("xor", WORDS, whole, f"splat (i32 {_BIAS})"), BYTES))
             pairs.append(made)
         planes = []
         for q in range(0, _PLANES, 2):
@@ -264,16 +316,3 @@ def _power(g: Context, exponent: str) -> str:
     tiny = g.op("shl", "i64", "1", g.smax(g.add(exponent, "149"), "0"))
     bits = g.select("i1", g.cmp("sgt", exponent, "-127"), "i64", normal, tiny)
     return g.cast("trunc", "i64", bits, "i32")
-
-
-def flipped(g: Context, w: str) -> str:
-    """64 signed bytes and 128, as vector of words."""
-    return g.bitcast(_BYTES, g.op("xor", _BYTES, w, "splat (i8 -128)"), _WORDS)
-
-
-def add_products(g: Context, sums: Values, w: str, digits: Values) -> Values:
-    """The sums of a row, with 64 more bytes of it (see :func:`flipped`) multiplied by the digits."""
-    made = []
-    for acc, digit in zip(sums, digits, strict=True):
-        made.append(multiply_quads(g, acc, w, g.bitcast(_BYTES, digit, _WORDS), 16))
-    return made
