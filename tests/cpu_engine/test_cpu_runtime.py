@@ -33,6 +33,18 @@ def in_turn(counter, o):
 
 
 @triton.jit
+def after_another(started, tickets, FIRST: tl.constexpr, OTHER: tl.constexpr, PATIENCE: tl.constexpr):
+    """Each program draws a ticket; program FIRST only once program OTHER has begun."""
+    program = tl.program_id(0)
+    tl.atomic_add(started + program, 1)
+    if program == FIRST:
+        looks = 0
+        while (tl.atomic_add(started + OTHER, 0) == 0) & (looks < PATIENCE):
+            looks += 1
+    tl.store(tickets + program, tl.atomic_add(started + tl.num_programs(0), 1))
+
+
+@triton.jit
 def scalars(o, i, f, h, b, flag, big):
     tl.store(o, i)
     tl.store(o + 1, f)
@@ -85,6 +97,39 @@ def test_one_thread_runs_programs_in_order(threads) -> None:
     o = torch.zeros(500, dtype=torch.int32)
     kernel(500, 1, 1, torch.zeros(1, dtype=torch.int32), o)
     assert torch.equal(o, torch.arange(500, dtype=torch.int32))
+
+
+def test_a_thread_begins_with_its_own_share(threads) -> None:
+    """So it finds in its caches what it read in the last launch. While the first program waits for the first
+    one of the second half, the other thread comes to that one before any other."""
+    threads(2)
+    programs = 320
+    half = programs // 2
+    kernel = compile_direct(
+        after_another,
+        {"started": "*i32", "tickets": "*i32"},
+        {"FIRST": 0, "OTHER": half, "PATIENCE": 1 << 30},
+    )
+    for _ in range(5):
+        tickets = torch.zeros(programs, dtype=torch.int32)
+        kernel(programs, 1, 1, torch.zeros(programs + 1, dtype=torch.int32), tickets)
+        assert tickets[half] <= 1
+        assert torch.equal(tickets.sort().values, torch.arange(programs, dtype=torch.int32))
+
+
+@pytest.mark.parametrize("first", [0, 100, 319])
+def test_a_thread_that_is_held_up_leaves_its_share_to_the_others(threads, first) -> None:
+    threads(2)
+    programs = 320
+    other = (first + programs // 2 - 1) % programs  # far from it, in the other half or at the end of its own
+    kernel = compile_direct(
+        after_another,
+        {"started": "*i32", "tickets": "*i32"},
+        {"FIRST": first, "OTHER": other, "PATIENCE": 1 << 30},
+    )
+    tickets = torch.zeros(programs, dtype=torch.int32)
+    kernel(programs, 1, 1, torch.zeros(programs + 1, dtype=torch.int32), tickets)
+    assert torch.equal(tickets.sort().values, torch.arange(programs, dtype=torch.int32))
 
 
 def test_scalar_arguments_arrive_in_their_own_type() -> None:

@@ -2,7 +2,13 @@
 from Python.
 
 It is one small LLVM module, compiled once per process. A kernel's own module only exports a *worker*
-``void worker(ptr context)`` that takes chunks of programs from the context's counter until none are left.
+``void worker(ptr context, i64 first)`` that takes chunks of programs from ``first`` on, round to the one
+before it, until none are left.
+
+Each thread begins with its own share of the grid and helps the others with theirs afterwards. What one thread
+reads again at the next launch is then in its own caches and translation buffers: a GEMV whose weights fit the
+third cache takes two thirds as long as where threads take the next chunk of all. A program that waits for
+ones before it in the grid finds them under way, as a thread takes its share in order.
 
 ``hr_call`` is a METH_FASTCALL function: called as ``f(gx, gy, gz, *args)``, it unpacks Python objects into
 8-byte slots by the letters of a descriptor, releases the GIL, runs the worker on all threads and returns
@@ -47,6 +53,9 @@ class _MethodDef(ctypes.Structure):
 
 
 _METH_FASTCALL = 0x0080
+_OPENMP = (
+    "GOMP_parallel", "omp_in_parallel", "omp_get_max_threads", "omp_get_thread_num", "omp_get_num_threads",
+)  # fmt: skip
 _FOR_KERNELS = ("headrace_scratch", "headrace_enter", "headrace_fail")
 
 
@@ -121,7 +130,7 @@ def _build(target: CpuTarget) -> Runtime:
     path = _openmp_path()
     if path is not None:
         library = ctypes.CDLL(path)
-        for name in ("GOMP_parallel", "omp_in_parallel", "omp_get_max_threads"):
+        for name in _OPENMP:
             address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
             assert address is not None
             known[name] = address

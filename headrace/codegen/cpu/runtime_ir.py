@@ -8,8 +8,8 @@ from __future__ import annotations
 from headrace.codegen.cpu import call_ir
 
 # Context passed to every worker: arguments, grid (and padding), programs, programs per chunk, the message of
-# the first failed tt.assert, and the next program, on a cache line of its own.
-CONTEXT = "{ ptr, i32, i32, i32, i32, i64, i64, ptr, [16 x i8], i64, [56 x i8] }"
+# the first failed tt.assert, the worker, chunks, and a byte per chunk that is 1 once a thread has taken it.
+CONTEXT = "{ ptr, i32, i32, i32, i32, i64, i64, ptr, ptr, i64, ptr }"
 CHUNKS_PER_THREAD = 8
 
 _TEXT = f"""
@@ -125,8 +125,10 @@ go:
   %ptotal = getelementptr %context, ptr %c, i32 0, i32 5
   store i64 %total, ptr %ptotal
   %pchunk = getelementptr %context, ptr %c, i32 0, i32 6
-  %pnext = getelementptr %context, ptr %c, i32 0, i32 9
-  store i64 0, ptr %pnext
+  %pworker = getelementptr %context, ptr %c, i32 0, i32 8
+  store ptr %worker, ptr %pworker
+  %pchunks = getelementptr %context, ptr %c, i32 0, i32 9
+  %ptaken = getelementptr %context, ptr %c, i32 0, i32 10
   %pfailure = getelementptr %context, ptr %c, i32 0, i32 7
   store ptr null, ptr %pfailure
   %one = icmp eq i64 %total, 1
@@ -150,12 +152,23 @@ parallel:
   %share = udiv i64 %total, %parts
   %chunk = call i64 @llvm.umax.i64(i64 %share, i64 1)
   store i64 %chunk, ptr %pchunk
+  %up = add i64 %total, %chunk
+  %upto = sub i64 %up, 1
+  %chunks = udiv i64 %upto, %chunk
+  store i64 %chunks, ptr %pchunks
+  %taken = alloca i8, i64 %chunks, align 64
+  call void @llvm.memset.p0.i64(ptr %taken, i8 0, i64 %chunks, i1 false)
+  store ptr %taken, ptr %ptaken
   %team = trunc i64 %n to i32
-  call void @GOMP_parallel(ptr %worker, ptr %c, i32 %team, i32 0)
+  call void @GOMP_parallel(ptr @hr_member, ptr %c, i32 %team, i32 0)
   br label %ended
 serial:
   store i64 %total, ptr %pchunk
-  call void %worker(ptr %c)
+  store i64 1, ptr %pchunks
+  %only = alloca i8, align 64
+  store i8 0, ptr %only
+  store ptr %only, ptr %ptaken
+  call void %worker(ptr %c, i64 0)
   br label %ended
 ended:
   %failure = load atomic ptr, ptr %pfailure acquire, align 8
@@ -163,6 +176,23 @@ ended:
 out:
   ret ptr null
 }}
+
+; One thread of a launch: its worker begins with the chunks of its own share.
+define internal void @hr_member(ptr %c) {{
+  %t32 = call i32 @omp_get_thread_num()
+  %n32 = call i32 @omp_get_num_threads()
+  %t = sext i32 %t32 to i64
+  %n = sext i32 %n32 to i64
+  %pchunks = getelementptr %context, ptr %c, i32 0, i32 9
+  %chunks = load i64, ptr %pchunks
+  %part = mul i64 %chunks, %t
+  %first = udiv i64 %part, %n
+  %pworker = getelementptr %context, ptr %c, i32 0, i32 8
+  %worker = load ptr, ptr %pworker
+  call void %worker(ptr %c, i64 %first)
+  ret void
+}}
+declare void @llvm.memset.p0.i64(ptr, i8, i64, i1)
 declare i64 @llvm.smin.i64(i64, i64)
 declare i64 @llvm.umax.i64(i64, i64)
 """
@@ -170,6 +200,8 @@ declare i64 @llvm.umax.i64(i64, i64)
 _OPENMP = """
 declare void @GOMP_parallel(ptr, ptr, i32, i32)
 declare i32 @omp_in_parallel()
+declare i32 @omp_get_thread_num()
+declare i32 @omp_get_num_threads()
 declare i32 @_ZN2at15get_num_threadsEv()
 """
 _SERIAL = """
@@ -179,6 +211,12 @@ define internal void @GOMP_parallel(ptr %f, ptr %c, i32 %n, i32 %flags) {
 }
 define internal i32 @omp_in_parallel() {
   ret i32 0
+}
+define internal i32 @omp_get_thread_num() {
+  ret i32 0
+}
+define internal i32 @omp_get_num_threads() {
+  ret i32 1
 }
 define internal i32 @_ZN2at15get_num_threadsEv() {
   ret i32 1

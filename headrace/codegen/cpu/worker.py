@@ -2,7 +2,7 @@
 
 A lowered kernel is ``void @NAME(args..., i32 pid_x, i32 pid_y, i32 pid_z, i32 grid_x, i32 grid_y, i32
 grid_z)``. The worker reads the arguments once from their 8-byte slots, then takes chunks of linear program
-ids (x fastest) from the shared counter of the launch's context (:mod:`headrace.codegen.cpu.runtime`).
+ids (x fastest) that no other thread has taken (:mod:`headrace.codegen.cpu.runtime`).
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def ir_type(type_: Type) -> str:
 def worker_ir(
     kernel: Function, name: str, fence: bool, tiled: bool = False, fails: bool = False, begins: bool = False
 ) -> str:
-    """IR of ``@NAME.worker(ptr context)`` for a kernel lowered under ``name``.
+    """IR of ``@NAME.worker(ptr context, i64 first chunk)`` for a kernel lowered under ``name``.
 
     ``fence``: the kernel stores past the caches; what it wrote must be visible once the worker has returned.
     ``tiled``: it uses AMX tiles, which each thread configures before its first program. ``fails``: it holds a
@@ -68,7 +68,7 @@ def worker_ir(
     loads = "\n".join(slots)
     return f"""
 %context = type {CONTEXT}
-define void @"{name}.worker"(ptr %c) {{
+define void @"{name}.worker"(ptr %c, i64 %own) {{
 entry:
   %args = load ptr, ptr %c
 {loads}
@@ -82,18 +82,36 @@ entry:
   %total = load i64, ptr %ptotal
   %pchunk = getelementptr %context, ptr %c, i32 0, i32 6
   %chunk = load i64, ptr %pchunk
-  %pnext = getelementptr %context, ptr %c, i32 0, i32 9
+  %pchunks = getelementptr %context, ptr %c, i32 0, i32 9
+  %chunks = load i64, ptr %pchunks
+  %ptaken = getelementptr %context, ptr %c, i32 0, i32 10
+  %taken = load ptr, ptr %ptaken
   %gx64 = zext i32 %gx to i64
   %gy64 = zext i32 %gy to i64
   {enter}
   {configure}
   {begin}
-  br label %take
+  br label %look
+look:
+  %at = phi i64 [ %own, %entry ], [ %at2, %take ], [ %at2, %try ], [ %at2, %program ]
+  %left = phi i64 [ %chunks, %entry ], [ %left1, %take ], [ %left1, %try ], [ %left1, %program ]
+  %none = icmp eq i64 %left, 0
+  br i1 %none, label %done, label %take
 take:
-  %first = atomicrmw add ptr %pnext, i64 %chunk monotonic
-  %some = icmp slt i64 %first, %total
-  br i1 %some, label %begin, label %done
+  %left1 = sub i64 %left, 1
+  %at1 = add i64 %at, 1
+  %round = icmp eq i64 %at1, %chunks
+  %at2 = select i1 %round, i64 0, i64 %at1
+  %flag = getelementptr i8, ptr %taken, i64 %at
+  %seen = load atomic i8, ptr %flag monotonic, align 1
+  %gone = icmp ne i8 %seen, 0
+  br i1 %gone, label %look, label %try
+try:
+  %before = atomicrmw xchg ptr %flag, i8 1 monotonic
+  %late = icmp ne i8 %before, 0
+  br i1 %late, label %look, label %begin
 begin:
+  %first = mul i64 %at, %chunk
   %past = add i64 %first, %chunk
   %over = icmp sgt i64 %past, %total
   %end = select i1 %over, i64 %total, i64 %past
@@ -123,7 +141,7 @@ program:
   %zn = add i32 %z, 1
   %z1 = select i1 %yw, i32 %zn, i32 %z
   %again = icmp slt i64 %p1, %end
-  br i1 %again, label %program, label %take
+  br i1 %again, label %program, label %look
 done:
   {release}
   {fenced}
