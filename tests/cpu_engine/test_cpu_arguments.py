@@ -24,6 +24,12 @@ def typed(o, a: tl.int32, b: tl.int64, c: tl.int8):
 
 
 @triton.jit
+def narrow(o, a: tl.float16, b: tl.bfloat16):
+    tl.store(o, a.to(tl.float64))
+    tl.store(o + 1, b.to(tl.float64))
+
+
+@triton.jit
 def moved(source, target, at, N: tl.constexpr):
     target.store([0, 0, 0], source.load([0, at, 0]) * N)
 
@@ -114,6 +120,21 @@ def test_integers_must_fit_their_parameter(values: tuple[object, ...], error: ty
     else:
         with pytest.raises(error):
             typed[(1,)](o, *values)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_floats_are_rounded_once_to_16_bit_parameters(sign: int) -> None:
+    o = torch.empty(2, dtype=torch.float64)
+    above, below = 2.0**-40, -(2.0**-40)  # a tie of 16 bits, by less than 32 bits hold
+    for by, halves, brains in [(above, 1 + 2**-10, 1.0), (0.0, 1.0, 1.0), (below, 1.0, 1.0)]:
+        narrow[(1,)](o, sign * (1 + 2**-11 + by), sign * 1.0)
+        assert o.tolist() == [sign * halves, sign * brains]
+    for by, brain in [(above, 1 + 2**-7), (0.0, 1.0), (below, 1.0)]:
+        narrow[(1,)](o, sign * 1e300, sign * (1 + 2**-8 + by))
+        assert o.tolist() == [sign * float("inf"), sign * brain]
+    narrow[(1,)](o, float("nan"), sign * 3.4e38)
+    assert o[0].isnan()
+    assert o[1].isinf()
 
 
 def test_missing_and_surplus_arguments_are_refused() -> None:

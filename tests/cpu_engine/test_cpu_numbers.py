@@ -55,6 +55,9 @@ def scaled(
 def printing(x, n, N: tl.constexpr):
     tl.device_print("n is", n)
     tl.device_print("x is", tl.load(x + tl.arange(0, N)))
+    tl.device_print("100%s of 5%n", n, hex=True)
+    tl.device_print("half", 0.5, hex=True)
+    tl.device_print("50%")
 
 
 def converted(x: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -176,4 +179,7 @@ def test_printing_shows_program_element_and_value() -> None:
         "pid (0, 0, 0) idx (0) n is: -7",
         "pid (0, 0, 0) idx (0) x is: 0.500000",
         "pid (0, 0, 0) idx (1) x is: -2.000000",
+        "pid (0, 0, 0) idx (0) 100%s of 5%n: 0xfffffff9",
+        "pid (0, 0, 0) idx (0) half: 0x1p-1",
+        "pid (0, 0, 0) 50%",
     ]

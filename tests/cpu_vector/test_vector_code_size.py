@@ -13,6 +13,9 @@ from vector_support import run, worst
 
 from headrace.codegen.cpu import jit
 from headrace.codegen.cpu.direct import compile_direct
+from headrace.codegen.cpu.vector.analysis import masks
+from headrace.codegen.cpu.vector.context import Context
+from headrace.codegen.cpu.vector.memory.transfer import Load
 
 
 @triton.jit
@@ -49,6 +52,17 @@ def _tiles(x, y, apart, n, M: tl.constexpr, N: tl.constexpr):
     start = tl.program_id(0).to(tl.int64) * M * apart
     for at in range(0, n, N):
         tl.store(y + start + i * apart + at + j, tl.load(x + start + i * apart + at + j) * 2.0)
+
+
+@triton.jit
+def _roots(x, y, n, STEPS: tl.constexpr, N: tl.constexpr):
+    """Each step uses the one before three times."""
+    i = tl.arange(0, N)
+    a = tl.load(x + i, mask=i < n, other=1.0)
+    r = a * 0 + 0.7
+    for _ in tl.static_range(STEPS):
+        r = r * (1.5 - 0.5 * a * r * r)
+    tl.store(y, tl.sum(r))
 
 
 def _elements_kept(ir: str) -> int:
@@ -119,3 +133,19 @@ def test_llvm_reads_the_text_of_a_kernel_once(monkeypatch: pytest.MonkeyPatch, t
     x, y = torch.randn(64), torch.empty(64)
     kernel(1, 1, 1, x, y)
     assert worst(y, x.double().exp()) < 1e-6
+
+
+def test_what_is_used_again_is_looked_at_once(monkeypatch: pytest.MonkeyPatch):
+    seen = 0
+
+    def box(self: Load, g: Context) -> masks.Box:
+        nonlocal seen
+        seen += 1
+        return asked(self, g)
+
+    asked = Load.box
+    monkeypatch.setattr(Load, "box", box)
+    x, y = torch.rand(1000) + 1, torch.empty(1)
+    run(_roots, [1], x, y, 1000, STEPS=9, N=1024)
+    assert worst(y, (x.double().rsqrt().sum() + 24).reshape(1)) < 1e-5
+    assert seen < 1000

@@ -7,7 +7,11 @@ import torch
 import triton
 import triton.language as tl
 import vector_kernels as k
-from vector_support import run, worst
+from vector_support import run, ttir_of, worst
+
+from headrace.codegen.cpu import jit, target
+from headrace.codegen.cpu.lower import lower
+from headrace.codegen.cpu.parse import parse
 
 
 @pytest.mark.parametrize("steps", [0, 1, 2, 5])
@@ -155,3 +159,42 @@ def test_a_sum_beside_what_the_loop_scales(later: bool):
     run(_decaying, (1,), x, y, 192, ROWS=16, BLOCK=64, LATER=later)
     parts = x.double().view(16, 3, 64).sum(2)
     assert worst(y, parts @ torch.tensor([0.25, 0.5, 1.0], dtype=torch.float64)) < 1e-6
+
+
+@triton.jit
+def _kept_for_later(x, y, n, N: tl.constexpr):
+    i = tl.arange(0, N)
+    a, b, c, d = tl.load(x + i), tl.load(x + N + i), tl.load(x + 2 * N + i), tl.load(x + 3 * N + i)
+    for t in range(n):
+        tl.store(y + i + t * N, (a + b * t) / (c * c + 1.0) + d)
+    tl.store(y + i, a + b + c + d)
+    tl.store(x + i, a * b + c * d)
+
+
+def test_a_kernel_becomes_the_same_code_each_time():
+    text = ttir_of(_kept_for_later, {"x": "*fp32", "y": "*fp32", "n": "i32"}, {"N": 64})
+    modules = [parse(text) for _ in range(8)]  # objects that lie at other places in memory
+    assert len({lower(module, target.host(), "vector").ir for module in modules}) == 1
+
+
+@triton.jit
+def _bound_by_call(x, y, positive, s, N: tl.constexpr):
+    i = tl.arange(0, N)
+    a = tl.load(x + i)
+    tl.store(y + N, tl.sum(a))
+    if positive > 0:
+        b = a * 2.0
+    else:
+        b = tl.abs(a)
+        b -= 1.0
+    n = (s * 1.5).to(tl.bfloat16, fp_downcast_rounding="rtz").to(tl.int32)
+    tl.store(y + i, b, mask=i < n)
+
+
+@pytest.mark.parametrize("positive", [0, 1])
+def test_a_bound_that_has_no_vector_form_is_not_looked_at_in_branches_before_it(positive: int):
+    x, y = torch.randn(64), torch.zeros(65)
+    kernel = run(_bound_by_call, (1,), x, y, positive, 10.0, N=64)
+    assert kernel.llvm_ir.count(f'call void @"{jit.ISLAND}') == 1
+    assert torch.equal(y[:15], (x * 2 if positive else x.abs() - 1)[:15])
+    assert not y[15:64].any()

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 import vector_kernels as k
 from vector_support import Guarded, run, ulps, worst
 
@@ -324,3 +326,28 @@ def test_stores_written_together_are_as_good_as_one_after_the_other(apart: int |
             torch.testing.assert_close(
                 ours, expected, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5
             )
+
+
+@triton.jit
+def _long(x, y, n, STEPS: tl.constexpr, N: tl.constexpr):
+    i = tl.arange(0, N)
+    v = tl.load(x + i, mask=i < n, other=7)
+    odd = v != v
+    for _ in tl.static_range(STEPS):
+        v = (v ^ (v >> 3)) * 5 + 1
+        odd = odd ^ (v > 0)
+    tl.store(y + i, tl.where(odd, v, -v), mask=i < n + 1)
+
+
+@pytest.mark.parametrize("n", [0, 19, 32])
+def test_a_chain_of_a_thousand_operations(n: int):
+    x, y = torch.randint(-99, 99, (32,), dtype=torch.int32), torch.zeros(32, dtype=torch.int32)
+    run(_long, (1,), x, y, n, STEPS=200, N=32)
+    v = torch.where(torch.arange(32) < n, x, 7)
+    odd = torch.zeros(32, dtype=torch.bool)
+    for _ in range(200):
+        v = (v ^ (v >> 3)) * 5 + 1
+        odd ^= v > 0
+    expected = torch.where(odd, v, -v)
+    assert torch.equal(y[: n + 1], expected[: n + 1])
+    assert not y[n + 1 :].any()

@@ -24,6 +24,7 @@ TYPES = {
     torch.uint8: "*u8",
     torch.uint16: "*u16",
     torch.uint32: "*u32",
+    torch.bool: "*i1",
     torch.float8_e4m3fn: "*fp8e4nv",
     torch.float8_e5m2: "*fp8e5",
     torch.float8_e4m3fnuz: "*fp8e4b8",

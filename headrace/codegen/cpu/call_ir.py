@@ -38,6 +38,24 @@ declare ptr @PyObject_Type(ptr)
 declare void @Py_IncRef(ptr)
 declare void @Py_DecRef(ptr)
 declare i64 @llvm.smax.i64(i64, i64)
+declare double @llvm.fabs.f64(double)
+
+; f64 to f32, rounded to odd: rounded again, to 16 bits, it is as if it had been rounded once.
+define internal float @odd(double %d) {{
+  %near = fptrunc double %d to float
+  %back = fpext float %near to double
+  %size = call double @llvm.fabs.f64(double %d)
+  %rounded = call double @llvm.fabs.f64(double %back)
+  %up = fcmp ogt double %rounded, %size
+  %one = zext i1 %up to i32
+  %bits = bitcast float %near to i32
+  %below = sub i32 %bits, %one
+  %inexact = fcmp one double %back, %d
+  %sticky = zext i1 %inexact to i32
+  %kept = or i32 %below, %sticky
+  %r = bitcast i32 %kept to float
+  ret float %r
+}}
 
 ; Value of an object passed for a pointer, as argument %k; -1 with a Python error set where it has none.
 define internal i64 @pointer(ptr %o, i64 %k) {{
@@ -214,14 +232,14 @@ double:
   br label %fcheck
 half:
   %dh = call double @PyFloat_AsDouble(ptr %o)
-  %sh = fptrunc double %dh to float
+  %sh = call float @odd(double %dh)
   %hh = fptrunc float %sh to half
   %hb = bitcast half %hh to i16
   %hz = zext i16 %hb to i64
   br label %fcheck
 brain:
   %dbf = call double @PyFloat_AsDouble(ptr %o)
-  %sb = fptrunc double %dbf to float
+  %sb = call float @odd(double %dbf)
   %sbi = bitcast float %sb to i32
   %lsb0 = lshr i32 %sbi, 16
   %lsb = and i32 %lsb0, 1

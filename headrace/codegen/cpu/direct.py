@@ -146,7 +146,8 @@ def _compile(
     metadata: dict[str, Any] = {}
     pipeline.make_ttir(module, metadata)
     # Options were checked when they were parsed.
-    text, sealed = pipeline.make_llir_and_obj(module, metadata, options.engine)  # type: ignore[arg-type]  # checked when the options were parsed
+    engine: Any = options.engine
+    text, sealed = pipeline.make_llir_and_obj(module, metadata, engine, options.enable_fp_fusion)
     return metadata, text, sealed
 
 

@@ -49,8 +49,10 @@ class Lowered:
         return f"{self.name}.worker"
 
 
-def lower(module: Module, target: CpuTarget, engine: Engine = "auto") -> Lowered:
+def lower(module: Module, target: CpuTarget, engine: Engine = "auto", fused: bool = True) -> Lowered:
     """Lower the module's kernel.
+
+    ``fused``: a sum may take in a product of the kernel with one rounding. The reference never does that.
 
     Raises:
         UnsupportedTtir: neither lowering (or not the one asked for) can do it.
@@ -68,7 +70,7 @@ def lower(module: Module, target: CpuTarget, engine: Engine = "auto") -> Lowered
 
         try:
             made = vector.lower(kernel, module, target)
-            ir = _with_worker(made.ir, kernel, target)
+            ir = _with_worker(made.ir if fused else vector.unfused(made.ir), kernel, target)
             checked = jit.check(ir) if engine == "auto" else None
             return Lowered(ir, kernel.name, letters, "vector", "", _PASSES["vector"], made.outlined, checked)
         except vector.VectorDeclined as declined:

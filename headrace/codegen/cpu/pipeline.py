@@ -56,30 +56,32 @@ def make_ttir(module: Any, metadata: dict[str, Any]) -> Any:
 
 
 @exclusive
-def make_llir(module: Any, metadata: dict[str, Any], engine: Engine) -> str:
-    """LLVM IR text of the kernel with its worker.
+def make_llir(module: Any, metadata: dict[str, Any], engine: Engine, fused: bool = True) -> str:
+    """LLVM IR text of the kernel with its worker. ``fused``: see :func:`headrace.codegen.cpu.lower.lower`.
 
     Raises:
         UnsupportedTtir: no lowering covers the kernel.
     """
-    return _lowered(module, metadata, engine).ir
+    return _lowered(module, metadata, engine, fused).ir
 
 
 @exclusive
-def make_llir_and_obj(module: Any, metadata: dict[str, Any], engine: Engine) -> tuple[str, bytes]:
+def make_llir_and_obj(
+    module: Any, metadata: dict[str, Any], engine: Engine, fused: bool = True
+) -> tuple[str, bytes]:
     """:func:`make_llir` and :func:`make_obj` at once: LLVM parses the text once for both.
 
     Raises:
         UnsupportedTtir: no lowering covers the kernel.
         CpuEngineError: LLVM rejects the text.
     """
-    lowered = _lowered(module, metadata, engine)
+    lowered = _lowered(module, metadata, engine, fused)
     return lowered.ir, _object(lowered.ir, metadata, lowered.checked)
 
 
-def _lowered(module: Any, metadata: dict[str, Any], engine: Engine) -> Lowered:
+def _lowered(module: Any, metadata: dict[str, Any], engine: Engine, fused: bool) -> Lowered:
     start = time.perf_counter()
-    lowered = lower(parse(str(module)), target.host(), engine)
+    lowered = lower(parse(str(module)), target.host(), engine, fused)
     metadata["name"] = lowered.entry
     metadata["letters"] = lowered.letters
     metadata["engine"] = lowered.engine

@@ -59,5 +59,7 @@ class CpuBackend(BaseBackend):  # type: ignore[misc]  # triton ships no types
                 "Gluon kernels name GPU layouts and cannot run on the CPU; write the kernel in Triton"
             )
         stages["ttir"] = pipeline.make_ttir
-        stages["llir"] = lambda module, metadata: pipeline.make_llir(module, metadata, options.engine)
+        stages["llir"] = lambda module, metadata: pipeline.make_llir(
+            module, metadata, options.engine, options.enable_fp_fusion
+        )
         stages["obj"] = pipeline.make_obj

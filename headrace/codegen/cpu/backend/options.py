@@ -16,7 +16,8 @@ class CpuOptions:
     ``engine``: ``auto`` (vector lowering, else reference), ``vector`` or ``reference``. Warps, CTAs, stages
     and what else code generators for GPUs are told (``_GPU``) are accepted, because kernels and autotuners
     name them, and mean nothing here: they keep their defaults, so that configurations which differ in nothing
-    else share one compilation.
+    else share one compilation. ``enable_fp_fusion``: whether ``x * y + z`` of the kernel may round once; what
+    no launch says is ``triton.knobs.language.default_fp_fusion``, as on a GPU.
     """
 
     engine: str = "auto"
@@ -24,7 +25,7 @@ class CpuOptions:
     num_ctas: int = 1
     num_stages: int = 1
     warp_size: int = 1
-    enable_fp_fusion: bool = False
+    enable_fp_fusion: bool = True
     launch_cooperative_grid: bool = False
     launch_pdl: bool = False
     maxnreg: int | None = None
@@ -85,8 +86,12 @@ def parse(given: dict[str, Any], arch: str) -> CpuOptions:
             "launch_cooperative_grid=True: the programs of a grid run one after another on each thread, so "
             "they must not wait for each other; split the kernel where they do"
         )
+    from triton import knobs
+
     known = {f.name for f in fields(CpuOptions)} - _GPU
     values = {k: v for k, v in given.items() if k in known and v is not None}
+    fused = values.get("enable_fp_fusion", knobs.language.default_fp_fusion)
+    values["enable_fp_fusion"] = bool(fused) and not knobs.language.force_disable_fp_fusion
     if isinstance(values.get("extern_libs"), dict):
         values["extern_libs"] = sorted(values["extern_libs"].items())
     # What comes back from the cache's JSON has lists where these have tuples; both have the same hash.

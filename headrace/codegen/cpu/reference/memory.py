@@ -224,27 +224,32 @@ def assert_(e: Emitter, op: Op) -> None:
 def print_(e: Emitter, op: Op) -> None:
     """One line per element, as on a GPU: ``pid (x, y, z) idx (i) text value``."""
     e.globals.setdefault("printf", "declare i32 @printf(ptr, ...)")
+    said = op.str_attr("text").replace("%", "%%")
     signs = op.attrs.get("isSigned", ())
     assert isinstance(signs, tuple)
     for k, value in enumerate(op.operands):
         element = ttir.element_of(value.type)
         with e.loop(_count(value)) as i:
             kind, register, form = _printable(e, op, element, e.read(value, i), not signs or bool(signs[k]))
-            text = text_constant(e, f"pid (%d, %d, %d) idx (%lld){op.str_attr('text')}{form}\n")
+            text = text_constant(e, f"pid (%d, %d, %d) idx (%lld){said}{form}\n")
             pids = "i32 %pid_x, i32 %pid_y, i32 %pid_z"
             e.line(f"call i32 (ptr, ...) @printf(ptr {text}, {pids}, i64 {i}, {kind} {register})")
     if not op.operands:
-        text = text_constant(e, f"pid (%d, %d, %d){op.str_attr('text')}\n")
+        text = text_constant(e, f"pid (%d, %d, %d){said}\n")
         e.line(f"call i32 (ptr, ...) @printf(ptr {text}, i32 %pid_x, i32 %pid_y, i32 %pid_z)")
 
 
 def _printable(e: Emitter, op: Op, element: Element, register: str, signed: bool) -> tuple[str, str, str]:
     if not isinstance(element, ScalarType):
         return "ptr", register, "%p"
+    hexadecimal = bool(op.attrs.get("hex"))
     if element.is_float:
         wide = numbers.widen(e, register, element, op)
-        return "double", wide if element.name == "f64" else e.let(f"fpext float {wide} to double"), "%f"
+        wide = wide if element.name == "f64" else e.let(f"fpext float {wide} to double")
+        return "double", wide, "%a" if hexadecimal else "%f"
     if element.bits < 64:
-        verb = "sext" if signed and element.bits > 1 else "zext"
+        verb = "sext" if signed and element.bits > 1 and not hexadecimal else "zext"
         register = e.let(f"{verb} i{element.bits} {register} to i64")
+    if hexadecimal:
+        return "i64", register, f"0x%0{max(element.bits // 4, 1)}llx"
     return "i64", register, "%lld" if signed else "%llu"

@@ -129,6 +129,17 @@ def _to_odd(e: Emitter, register: str) -> str:
     return e.let(f"bitcast i32 {odd} to float")
 
 
+def within_double(e: Emitter, register: str, signed: bool) -> str:
+    """A 64-bit integer that f64 holds exactly and narrower floats round like it: beyond 2^53 the lowest bit
+    that fits says whether there were any below it."""
+    rest = e.let(f"icmp ne i64 {e.let(f'and i64 {register}, 2047')}, 0")
+    sticky = e.let(f"select i1 {rest}, i64 2048, i64 0")
+    odd = e.let(f"or i64 {e.let(f'and i64 {register}, -2048')}, {sticky}")
+    size = e.call("i64", "llvm.abs.i64", ("i64", register), ("i1", "false")) if signed else register
+    large = e.let(f"icmp ugt i64 {size}, {1 << 53}")
+    return e.let(f"select i1 {large}, i64 {odd}, i64 {register}")
+
+
 def _to_bf16(e: Emitter, register: str, toward_zero: bool) -> str:
     bits = rounded = e.let(f"bitcast float {register} to i32")
     if not toward_zero:

@@ -200,7 +200,8 @@ def _int_to_float(e: Emitter, op: Op, r: Sequence[str]) -> str:
     verb = "sitofp" if verb == "sitofp" else "uitofp"
     if compute_type(target) == "double" or target == ttir.F32:
         return e.let(f"{verb} {source} {r[0]} to {register_type(target)}")
-    double = e.let(f"{verb} {source} {r[0]} to double")
+    value = numbers.within_double(e, r[0], verb == "sitofp") if source == "i64" else r[0]
+    double = e.let(f"{verb} {source} {value} to double")
     return numbers.convert(e, double, ScalarType("f64"), target, op)
 
 

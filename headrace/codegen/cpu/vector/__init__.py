@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from headrace.codegen.cpu.target import CpuTarget
@@ -10,7 +11,9 @@ from headrace.codegen.cpu.vector.context import Machine
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 from headrace.codegen.cpu.vector.lowering import Lowering
 
-__all__ = ["VectorDeclined", "Vectorised", "lower"]
+__all__ = ["VectorDeclined", "Vectorised", "lower", "unfused"]
+
+_FUSED = re.compile(r"(?m)^(  %\w+ = f(?:add|sub|mul)) contract ")
 
 
 def machine_of(target: CpuTarget) -> Machine:
@@ -39,6 +42,11 @@ class Vectorised:
 
     ir: str
     outlined: tuple[str, ...]
+
+
+def unfused(ir: str) -> str:
+    """The same code, in which LLVM makes no fused operation of a product and a sum."""
+    return _FUSED.sub(r"\1 ", ir)
 
 
 def lower(function: Function, module: Module, target: CpuTarget) -> Vectorised:

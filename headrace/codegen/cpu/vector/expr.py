@@ -42,6 +42,7 @@ class Expr:
         self.operands: tuple[Expr, ...] = tuple(operands)
         self.forward: Expr | None = None
         self.gone = False  # it stands for memory that was written in a branch which has been left
+        self.depth: int = 1 + max((o.depth for o in self.operands), default=0)
         self.uid = next(_NUMBERS)
 
     def twin(self) -> Expr:

@@ -25,7 +25,7 @@ from headrace.codegen.cpu.vector.context import (
     pointee_of,
     text,
 )
-from headrace.codegen.cpu.vector.control.island import Islands
+from headrace.codegen.cpu.vector.control.island import Islands, row_major, tile
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 from headrace.codegen.cpu.vector.expr import (
@@ -47,7 +47,7 @@ from headrace.codegen.cpu.vector.memory.transfer import Load, Pointers, store, s
 from headrace.codegen.cpu.vector.movement import bits, shuffle
 from headrace.codegen.cpu.vector.movement.hypercube import FLIP, PARITY, flattened
 from headrace.codegen.cpu.vector.reduction import collective
-from headrace.codegen.cpu.vector.schedule import Scheduler
+from headrace.codegen.cpu.vector.schedule import Scheduler, numel
 
 if TYPE_CHECKING:
     from headrace.codegen.cpu.ttir import Module
@@ -55,9 +55,8 @@ if TYPE_CHECKING:
 _IGNORED = frozenset({"llvm.intr.assume", "gpu.barrier", "ttg.barrier", "ttg.local_barrier", "tt.return",
 "tt.grid_dependency_wait", "tt.grid_dependency_launch_dependents"})  # fmt: skip
 _PURE = frozenset({"arith.constant", "tt.make_range", "tt.splat", "tt.broadcast", "tt.expand_dims",
-"arith.select", "tt.trans", "tt.unsplat"}) | NAMES  # fmt: skip
-
-
+"arith.select", "tt.trans"}) | NAMES  # fmt: skip
+_DEEPEST = 128  # operations upon one another
 _ATTRIBUTES = frozenset({"predicate", "rounding", "propagateNan", "symbol"})
 
 
@@ -145,8 +144,7 @@ class Lowering:
             return None
         if any(self.early(o) is None for o in op.operands):
             return None
-        self.op(op)
-        return self.env.get(value)
+        return self.env.get(value) if self.vectorised(op) else None
 
     def forget(self, values: Iterable[Value]) -> None:
         """Undefine values that are about to be defined in their place."""
@@ -171,13 +169,22 @@ class Lowering:
             if effects.writes(op):
                 self.settle(block, position, op)
             self.op(op)
+            for value in op.results:
+                self.shorten(value)
         return []
+
+    def shorten(self, value: Value) -> None:
+        """Put a tile into memory that is a long chain of operations: what walks over expressions calls itself
+        for each, which Python does not do without end."""
+        expr = self.env.get(value)
+        if expr is not None and expr.depth > _DEEPEST and expr.varies and expr.element != "ptr":
+            self.put(value, tile(row_major(self, value), expr.element))
 
     def settle(self, block: Block, position: int, op: Op) -> None:
         """Put live values that depend on loads into memory before ``op`` writes."""
-        later = effects.used_from(block, position + 1)
+        later = dict.fromkeys(effects.used_from(block, position + 1))
         if op.regions:
-            later |= effects.used_from(block, position)
+            later.update(dict.fromkeys(effects.used_from(block, position)))
         for value in later:
             expr = self.env.get(value)
             if expr is not None and expr.shape and effects.loads(expr):
@@ -188,10 +195,17 @@ class Lowering:
         name = op.name
         if name in _IGNORED:
             return
-        handler = _HANDLERS.get(name) or (Lowering.elementwise if name in NAMES else Islands.lower)
         if name.startswith("scf."):
-            handler(self, op)
-            return
+            (_HANDLERS.get(name) or Islands.lower)(self, op)
+        elif not self.vectorised(op):
+            Islands.lower(self, op)
+
+    def vectorised(self, op: Op) -> bool:
+        """Lower one operation if it has a vector form, which is told. What is pure then has a name that
+        exists wherever its operands do: a call would have one only where it is written."""
+        handler = _HANDLERS.get(op.name) or (Lowering.elementwise if op.name in NAMES else None)
+        if handler is None:
+            return False
         depth = len(self.g.e.frames)
         try:
             with self.s.attempt():
@@ -199,7 +213,8 @@ class Lowering:
         except VectorDeclined:
             # Code that this left behind in open frames is complete and unused.
             del self.g.e.frames[depth:]
-            Islands.lower(self, op)
+            return False
+        return True
 
     def elementwise(self, op: Op) -> None:
         result = op.result
@@ -288,7 +303,7 @@ class Lowering:
             self.get(other) if other is not None else None,
         )
         if self.g.e.level == 0:
-            load.ahead = self.steps.of(pointer, _size(load.shape) * SIZES[load.element])
+            load.ahead = self.steps.of(pointer, numel(load.shape) * SIZES[load.element])
         self.put(op.result, load)
 
     def store(self, op: Op) -> None:
@@ -341,13 +356,6 @@ class Lowering:
         self.put(
             op.result, dot.lower(self.s, a, b, c, self.limits(op.result), self.destinations.get(op.result))
         )
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    n = 1
-    for size in shape:
-        n *= size
-    return n
 
 
 def _dot_scaled(lowering: Lowering, op: Op) -> None:

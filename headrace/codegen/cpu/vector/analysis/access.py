@@ -53,15 +53,28 @@ def vector_dim(g: Context, shape: Shape, exprs: Sequence[Expr], target: Pointers
     return best
 
 
-def valid(g: Context, expr: Expr, dim: int) -> tuple[str, ...] | None:
+def valid(
+    g: Context, expr: Expr, dim: int, known: dict[tuple[int, int], tuple[str, ...] | None] | None = None
+) -> tuple[str, ...] | None:
     """Bounds beyond which ``expr`` no longer varies along ``dim`` (``eval(..., out=dim)`` gives its
     value there).
 
-    ``()`` if it does not vary at all, None if there is no such bound.
+    ``()`` if it does not vary at all, None if there is no such bound. ``known`` holds what was found on the
+    way, or shared operands would be visited once per path to them.
     """
     expr = expr.resolved()
     if dim == NONE or dim not in expr.varies:
         return ()
+    known = {} if known is None else known
+    key = (expr.uid, dim)
+    if key not in known:
+        known[key] = _valid(g, expr, dim, known)
+    return known[key]
+
+
+def _valid(
+    g: Context, expr: Expr, dim: int, known: dict[tuple[int, int], tuple[str, ...] | None]
+) -> tuple[str, ...] | None:
     if isinstance(expr, Load):
         if expr.other is not None and dim in expr.other.varies:
             return None
@@ -75,7 +88,7 @@ def valid(g: Context, expr: Expr, dim: int) -> tuple[str, ...] | None:
         return None
     common: tuple[str, ...] = ()
     for k, o in enumerate(expr.operands):
-        names = valid(g, o, expr.down(k, dim)) or ()
+        names = valid(g, o, expr.down(k, dim), known) or ()
         if not names and expr.down(k, dim) in o.resolved().varies:
             return None
         if names:
@@ -85,16 +98,25 @@ def valid(g: Context, expr: Expr, dim: int) -> tuple[str, ...] | None:
     return common or None
 
 
-def quiet_outside(g: Context, expr: Expr, dim: int) -> bool:
-    """True if the value beyond the bound of ``dim`` can be had without reading global memory."""
+def quiet_outside(g: Context, expr: Expr, dim: int, known: dict[tuple[int, int], bool] | None = None) -> bool:
+    """True if the value beyond the bound of ``dim`` can be had without reading global memory. ``known``: see
+    :func:`valid`."""
     expr = expr.resolved()
+    known = {} if known is None else known
+    key = (expr.uid, dim)
+    if key not in known:
+        known[key] = _quiet_outside(g, expr, dim, known)
+    return known[key]
+
+
+def _quiet_outside(g: Context, expr: Expr, dim: int, known: dict[tuple[int, int], bool]) -> bool:
     if isinstance(expr, Load):
-        other = expr.other is None or quiet_outside(g, expr.other, NONE)
+        other = expr.other is None or quiet_outside(g, expr.other, NONE, known)
         return other and dim != NONE and dim in expr.box(g).limits
     if isinstance(expr, Buffer):
-        return expr.source is None or quiet_outside(g, expr.source, dim)
+        return expr.source is None or quiet_outside(g, expr.source, dim, known)
     return all(
-        quiet_outside(g, o, expr.down(k, dim) if dim in expr.varies else NONE)
+        quiet_outside(g, o, expr.down(k, dim) if dim in expr.varies else NONE, known)
         for k, o in enumerate(expr.operands)
     )
 
@@ -107,21 +129,32 @@ _KEEP_ZERO = frozenset({
 _ZERO_OF_ZEROS = frozenset({"arith.mulf", "arith.addf", "arith.muli", "arith.addi", "arith.subi"})
 
 
-def zero_beyond(g: Context, expr: Expr, dim: int) -> bool:
-    """True if ``expr`` is the constant zero beyond its bound along ``dim``, as its form tells."""
+def zero_beyond(g: Context, expr: Expr, dim: int, known: dict[tuple[int, int], bool] | None = None) -> bool:
+    """True if ``expr`` is the constant zero beyond its bound along ``dim``, as its form tells. ``known``: see
+    :func:`valid`."""
     expr = expr.resolved()
+    known = {} if known is None else known
+    key = (expr.uid, dim)
+    if key not in known:
+        known[key] = _zero_beyond(g, expr, dim, known)
+    return known[key]
+
+
+def _zero_beyond(g: Context, expr: Expr, dim: int, known: dict[tuple[int, int], bool]) -> bool:
     if isinstance(expr, Scalar | Uniform):
         return expr.name == const(expr.element, 0)
     if dim == NONE or dim not in expr.varies:
         return False
     if isinstance(expr, Load):
-        return dim in expr.box(g).limits and (expr.other is None or zero_beyond(g, expr.other, NONE))
+        zero = expr.other is None or zero_beyond(g, expr.other, NONE, known)
+        return zero and dim in expr.box(g).limits
     if isinstance(expr, Buffer):
-        return expr.source is not None and dim in expr.constant and zero_beyond(g, expr.source, dim)
+        beyond = expr.source is not None and dim in expr.constant
+        return beyond and expr.source is not None and zero_beyond(g, expr.source, dim, known)
     if isinstance(expr, ExpandDims | Broadcast | Transpose):
-        return zero_beyond(g, expr.operands[0], expr.down(0, dim))
+        return zero_beyond(g, expr.operands[0], expr.down(0, dim), known)
     if isinstance(expr, Elementwise) and expr.op in _KEEP_ZERO:
-        return zero_beyond(g, expr.operands[0], dim)
+        return zero_beyond(g, expr.operands[0], dim, known)
     if isinstance(expr, Elementwise) and expr.op in _ZERO_OF_ZEROS:
-        return all(zero_beyond(g, o, dim) for o in expr.operands)
+        return all(zero_beyond(g, o, dim, known) for o in expr.operands)
     return False

@@ -8,6 +8,8 @@ What happens within one store is the subject of ``analysis/overlap.py``.
 
 from __future__ import annotations
 
+from collections.abc import KeysView
+
 from headrace.codegen.cpu import ttir
 from headrace.codegen.cpu.ttir import Block, Op, Value
 from headrace.codegen.cpu.vector.expr import (
@@ -44,26 +46,27 @@ def repeatable(op: Op) -> bool:
     return not writes(op) and op.name not in _ONCE
 
 
-def used_from(block: Block, position: int, inner_only: bool = False) -> set[Value]:
-    """Values that operations from ``position`` on read and that exist before it."""
-    used: set[Value] = set()
+def used_from(block: Block, position: int) -> KeysView[Value]:
+    """Values that operations from ``position`` on read and that exist before it, in the order of their first
+    use: a set of objects would have an order of its own in each process, and so would the code."""
+    used: dict[Value, None] = {}
     made: set[Value] = set()
     for op in block.ops[position:]:
         made.update(op.results)
-        used.update(op.operands)
+        used.update(dict.fromkeys(op.operands))
         for region in op.regions:
             made.update(region.args)
             for inner in ttir.walk(region):
-                used.update(inner.operands)
+                used.update(dict.fromkeys(inner.operands))
                 made.update(inner.results)
                 for deeper in inner.regions:
                     made.update(deeper.args)
-    return used - made
+    return dict.fromkeys(v for v in used if v not in made).keys()
 
 
-def outer_values(region: Block) -> set[Value]:
-    """Values from outside that a region reads."""
-    return used_from(region, 0) - set(region.args)
+def outer_values(region: Block) -> KeysView[Value]:
+    """Values from outside that a region reads, in the order of their first use."""
+    return dict.fromkeys(v for v in used_from(region, 0) if v not in region.args).keys()
 
 
 def loads(expr: Expr) -> list[Load]:

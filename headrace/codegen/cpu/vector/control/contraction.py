@@ -16,7 +16,7 @@ from headrace.codegen.cpu.vector import dot
 from headrace.codegen.cpu.vector.analysis import effects, ranges
 from headrace.codegen.cpu.vector.analysis.access import valid, vector_dim
 from headrace.codegen.cpu.vector.analysis.masks import Limits
-from headrace.codegen.cpu.vector.context import SIZES, Ix, element_type
+from headrace.codegen.cpu.vector.context import FLOATS, SIZES, Ix, const, element_type
 from headrace.codegen.cpu.vector.control import whole
 from headrace.codegen.cpu.vector.control.registers import Carried, Registers
 from headrace.codegen.cpu.vector.emit import Values
@@ -30,6 +30,7 @@ from headrace.codegen.cpu.vector.expr import (
     Scalar,
     Summed,
     Transpose,
+    Uniform,
 )
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.loops import power_below
@@ -230,7 +231,10 @@ class Loop:
             element = item.combine.element
             results.append(Buffer(g.alloca(element, numel(shape)), shape, element))
             init = lowering.get(item.carried.init)
-            inits.append(None if is_zero(init, g) else init)
+            nothing = is_zero(init, g)
+            if nothing and element in FLOATS:  # the sum of no numbers, or of minus zeros, is minus zero
+                init, nothing = Uniform(const(element, 0), element, shape), False
+            inits.append(None if nothing else init)
         self.needed = [lowering.limits(item.result) for item in self.sums]
         for group in self._groups():
             if len(group) == 1 and self.whole[group[0]]:

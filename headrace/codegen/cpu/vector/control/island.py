@@ -79,7 +79,7 @@ class Islands:
         lowering, g = self.lowering, self.lowering.g
         operands = list(dict.fromkeys(op.operands))
         for region in op.regions:
-            operands += sorted(effects.outer_values(region) - set(operands), key=lambda v: v.id)
+            operands += [v for v in effects.outer_values(region) if v not in operands]
         symbol, frame = self._function(op, operands)
         self.outlined.append(op.name)
         places = [self._place(value) for value in operands]

@@ -26,7 +26,7 @@ from headrace.codegen.cpu.vector.schedule import numel
 
 def hoist(lowering: Lowering, op: Op) -> None:
     """Compute once what the loop would compute at each iteration from values outside."""
-    for value in set().union(*(effects.outer_values(region) for region in op.regions)):
+    for value in dict.fromkeys(v for region in op.regions for v in effects.outer_values(region)):
         expr = lowering.env.get(value)
         if expr is None or not expr.shape:
             continue

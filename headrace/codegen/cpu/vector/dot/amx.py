@@ -182,7 +182,8 @@ def _rows(p: Product, x: Source, count: str, direct: bool) -> Rows:
     g = p.g
     tile = x.x.resolved()
     rows = max(x.x.shape[0], ROWS)
-    if x.along_k and isinstance(tile, Buffer) and tile.source is None and tile.shape[0] >= ROWS:
+    there = isinstance(tile, Buffer) and tile.source is None and tile.strides[1] == 1
+    if there and isinstance(tile, Buffer) and tile.shape[0] >= ROWS:
         return Rows(tile.pointer, str(tile.strides[0] * SIZES[tile.element]))
     k = x.x.shape[1] // x.per
     packed = Buffer(g.alloca("i32", rows * k), (rows, k), "i32")

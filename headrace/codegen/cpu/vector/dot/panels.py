@@ -181,7 +181,7 @@ def _left_rows(p: Product, left: Source, count: str) -> Buffer:
     g = p.g
     x = left.x.resolved()
     shape = (p.m, p.k // left.per)
-    if isinstance(x, Buffer) and whole(p, x) and (left.along_k or left.per == 1):
+    if isinstance(x, Buffer) and whole(p, x) and (x.strides[1] == 1 or left.per == 1):
         return Buffer(x.pointer, shape, left.word, (x.strides[0] // left.per, x.strides[1]))
     strides = packed(shape, 1 if left.along_k else 0)
     made = Buffer(g.alloca(left.word, numel(shape)), shape, left.word, strides)

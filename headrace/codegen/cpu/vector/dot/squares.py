@@ -12,15 +12,17 @@ from headrace.codegen.cpu.vector.reduction.accumulate import direct
 class Squares:
     """Blocks of w x w words of a source, transposed.
 
-    A block that a mask cuts, or whose elements have to be computed, is first put into a small square of
-    memory, so that the code which transposes exists once.
+    A block that a mask cuts, whose elements have to be computed, or are no neighbours in either direction (as
+    where all rows are one), is first put into a small square of memory, so that the code which transposes
+    exists once.
     """
 
     def __init__(self, g: Context, source: Source, w: int) -> None:
         self.g, self.source, self.w = g, source, w
         self.count = w if source.along_k else w * source.per  # rows of the raw block ...
         self.width = w * source.per if source.along_k else w  # ... and elements in each
-        self.place = place_of(g, source.x)
+        place = place_of(g, source.x)
+        self.place = place if place is not None and place.strides[int(source.along_k)] == "1" else None
         self._square = ""
 
     def columns(self, r: str, k: str) -> list[str]:

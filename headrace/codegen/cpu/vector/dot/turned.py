@@ -116,8 +116,11 @@ def _distance(g: Context, b: Expr) -> str:
 
 
 def accepts(p: Product) -> bool:
-    """The left operand has been packed, and the right one lies in memory, contiguous along k."""
+    """The left operand has been packed, and the right one lies in memory, contiguous along k. It may have
+    been packed for the sake of another product, with more or fewer columns than this one."""
     if p.a.resolved().uid not in p.s.turned or p.into is not None or not is_zero(p.c, p.g):
+        return False
+    if p.n % micro.tile_of(p.g, p.n, p.m).rows:
         return False
     place = place_of(p.g, p.b)
     return place is not None and place.strides[0] == "1"

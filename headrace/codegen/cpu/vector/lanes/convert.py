@@ -135,9 +135,27 @@ def int_to_float(g: Context, name: str, value: str, source: str, element: str, w
         high = g.op("lshr", it, bits, g.splat("i32", "16", width))
         return g.cast("trunc", it, high, vector_type(element, width))
     if SIZES[source] > 2:  # one rounding only: go through f64 and round to odd
+        if source == "i64" and element == "bfloat":
+            value = _within_double(g, value, width, name == "sitofp")
         wide = g.cast(name, st, value, vector_type("double", width))
         return cast_float(g, wide, width, "double", element)
     return narrow(g, g.cast(name, st, value, vector_type("float", width)), width, element)
+
+
+def _within_double(g: Context, value: str, width: int, signed: bool) -> str:
+    """A 64-bit integer that f64 holds exactly and bf16 rounds like ``value``: where it is large, one bit
+    stands for all below it."""
+    vt, bt = vector_type("i64", width), vector_type("i1", width)
+
+    def k(n: int) -> str:
+        return g.splat("i64", str(n), width)
+
+    above, below = g.op("and", vt, value, k(-2048)), g.op("and", vt, value, k(2047))
+    some = g.e.pure(f"icmp ne {vt} {below}, {k(0)}", (below,))
+    odd = g.select(bt, some, vt, g.op("or", vt, above, k(2048)), above)
+    size = g.op("add", vt, value, k(1 << 53)) if signed else value
+    large = g.e.pure(f"icmp ugt {vt} {size}, {k(1 << (54 if signed else 53))}", (size,))
+    return g.select(bt, large, vt, odd, value)
 
 
 def float_to_int(g: Context, name: str, value: str, source: str, element: str, width: int) -> str:

@@ -75,7 +75,7 @@ def _guarded(g: Context, a: str, b: str, element: str, width: int, unsigned: boo
 def shift(g: Context, op: str, a: str, b: str, element: str, width: int) -> str:
     """A shift that is defined for every amount (poison in LLVM from the width on)."""
     vt, bt = vector_type(element, width), vector_type("i1", width)
-    limit = g.splat(element, str(SIZES[element] * 8 - 1), width)
+    limit = g.splat(element, str(0 if element == "i1" else SIZES[element] * 8 - 1), width)
     if op == "arith.shrsi":
         suffix = f"v{width}{element}" if width else element
         amount = g.call(f"llvm.umin.{suffix}", vt, (vt, b), (vt, limit))

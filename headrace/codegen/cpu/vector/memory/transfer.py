@@ -8,7 +8,8 @@ from headrace.codegen.cpu.float8 import FLOAT8
 from headrace.codegen.cpu.vector.analysis import masks, piecewise
 from headrace.codegen.cpu.vector.analysis.affine import Stride, address, stride_along
 from headrace.codegen.cpu.vector.context import SIZES, Context, Index, const, text, vector_type
-from headrace.codegen.cpu.vector.expr import NONE, Expr
+from headrace.codegen.cpu.vector.expr import NONE, Broadcast, ExpandDims, Expr, Transpose
+from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.memory.prefetch import LINE
 
 _SUFFIX = {"float": "f32", "double": "f64", "half": "f16", "bfloat": "i16", "ptr": "p0",
@@ -37,15 +38,58 @@ def fetch_before(g: Context, pointer: str, element: str, width: int, value: str)
     fetch(g, pointer)
     if SIZES[element] * width not in (16, 32, 64):
         return value
+    return _settled(g, value, element, width, "sideeffect ")
+
+
+def _settled(g: Context, value: str, element: str, width: int, kind: str = "") -> str:
+    """A vector of 16, 32 or 64 bytes as it leaves empty assembly: LLVM knows nothing of how it was made."""
     register, type_ = "v" if g.machine.avx512 else "x", vector_type(element, width)
-    return g.e.here(f'call {type_} asm sideeffect "", "={register},0"({type_} {value})')
+    return g.e.here(f'call {type_} asm {kind}"", "={register},0"({type_} {value})')
+
+
+def _narrow(g: Context, value: str, element: str, width: int) -> str:
+    """A vector of integers that a mask is to cut, as one that LLVM does not see being narrowed.
+
+    LLVM 22 makes one instruction of narrowing and storing under a mask, and where it finds that the mask
+    holds in one lane alone it stores that element as wide as it was before
+    (https://github.com/llvm/llvm-project/issues/179489, mended in LLVM 23): what lies beside it is lost.
+    """
+    if not g.machine.avx512 or text(element)[0] != "i" or element == "i64" or not value.startswith("%"):
+        return value
+    size = SIZES[element] * width
+    if size >= 16:
+        return _settled(g, value, element, width)
+    least = 16 // SIZES[element]
+    order = [*range(width), *[-1] * (least - width)]
+    whole = _settled(g, g.shuffle(element, width, value, "poison", order), element, least)
+    return g.shuffle(element, least, whole, "poison", range(width))
+
+
+def _uncast(expr: Expr, pointee: str) -> Expr:
+    """The same addresses without a cast between pointers to elements of one size. Triton reads and writes
+    booleans through such casts to bytes, and strides are told in elements of what was added to."""
+    found = expr
+    while (
+        isinstance(found, Elementwise)
+        and found.forward is None
+        and found.op == "tt.bitcast"
+        and found.operands[0].element == "ptr"
+    ):
+        found = found.operands[0]
+    moved = found.resolved()
+    while isinstance(moved, ExpandDims | Broadcast | Transpose):
+        moved = moved.operands[0].resolved()
+    alike = (
+        isinstance(moved, Elementwise) and moved.op == "tt.addptr" and SIZES[moved.pointee] == SIZES[pointee]
+    )
+    return found if alike else expr
 
 
 class Pointers:
     """A tensor of pointers with what is known about its strides."""
 
     def __init__(self, g: Context, expr: Expr, pointee: str) -> None:
-        self.expr = expr
+        self.expr = _uncast(expr, pointee)
         self.pointee = pointee
         self._strides: dict[int, Stride] = {}
         self._pieces: piecewise.Known = {}
@@ -285,7 +329,8 @@ def store(
             else:
                 name = f"llvm.masked.store.{suffix(element, width)}.p0"
                 g.e.declare(name, f"declare void @{name}({vt}, ptr, i32, {bt})")
-                g.e.effect(f"call void @{name}({vt} {value}, ptr {pointer}, i32 {align}, {bt} {vector})")
+                whole = _narrow(g, value, element, width)
+                g.e.effect(f"call void @{name}({vt} {whole}, ptr {pointer}, i32 {align}, {bt} {vector})")
         else:
             mask = "splat (i1 true)" if vector == "true" else vector
             pt = vector_type("ptr", width)

@@ -174,15 +174,11 @@ def outside(
     g: Context, expr: Expr, combine: Combine, axis: int, names: tuple[str, ...], row: Sequence[Ix]
 ) -> str | None:
     """What the elements beyond the bounds contribute to one row: a scalar, or None when nothing."""
-    if not names:
+    if not names or zeros_outside(g, expr, combine, axis, names, row):
         return None
     e = combine.element
-    if combine.op in ("arith.addf", "arith.addi") and zero_beyond(g, expr, axis):
-        return None
     value = expr.eval(g, tuple(row), -1, 0, axis)
     if value == combine.identity:
-        return None
-    if value in ("0x0000000000000000", "0") and combine.op in ("arith.addf", "arith.addi"):
         return None
     count = g.sub(str(expr.shape[axis]), upper(g, names, expr.shape[axis]))
     if combine.op == "arith.addf":
@@ -190,6 +186,31 @@ def outside(
     elif combine.op == "arith.addi":
         value = g.mul(value, count if e == "i64" else g.cast("trunc", "i64", count, e), e)
     return g.select("i1", g.cmp("sgt", count, "0"), e, value, combine.identity)
+
+
+def zeros_outside(
+    g: Context, expr: Expr, combine: Combine, axis: int, names: tuple[str, ...], row: Sequence[Ix]
+) -> bool:
+    """Whether a sum only adds zeros beyond the bounds, which change nothing but the sign of a zero: see
+    :func:`with_zeros`."""
+    if not names or combine.op not in ("arith.addf", "arith.addi"):
+        return False
+    if zero_beyond(g, expr, axis):
+        return True
+    return expr.eval(g, tuple(row), -1, 0, axis) in ("0x0000000000000000", "0")
+
+
+def with_zeros(
+    g: Context, combine: Combine, value: str, names: tuple[str, ...], size: int, width: int
+) -> str:
+    """Sums of floats from which zeros beyond the bounds were left out: of nothing else the sum is 0.0, not
+    -0.0 with which it began."""
+    e = combine.element
+    if combine.op != "arith.addf":
+        return value
+    some = g.cmp("slt", upper(g, names, size), str(size))
+    zero = g.select("i1", some, e, "0x0000000000000000", combine.identity)
+    return g.op("fadd", vector_type(e, width), value, g.splat(e, zero, width))
 
 
 def supports_outside(combine: Combine) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from headrace.codegen.cpu.float8 import FLOAT8
 from headrace.codegen.cpu.ttir import Op, element_of, shape_of
 from headrace.codegen.cpu.vector.analysis import effects
 from headrace.codegen.cpu.vector.context import element_type
@@ -22,10 +23,10 @@ if TYPE_CHECKING:
 
 def reduce(lowering: Lowering, op: Op) -> None:
     """One tensor by one commutative operation, or anything else by ``reduction/fold.py``."""
-    if len(op.operands) != 1 or not is_simple(op):
+    source = lowering.get(op.operands[0])
+    if len(op.operands) != 1 or not is_simple(op) or source.element in FLOAT8:
         _fold(lowering, op)
         return
-    source = lowering.get(op.operands[0])
     axis = op.int_attr("axis")
     if isinstance(source, Summed) and source.axis == axis:
         lowering.put(op.result, source.total)

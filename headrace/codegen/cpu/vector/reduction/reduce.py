@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from headrace.codegen.cpu.vector.analysis.access import valid, vector_dim
 from headrace.codegen.cpu.vector.analysis.masks import Limits
-from headrace.codegen.cpu.vector.context import Context, Ix, vector_type
+from headrace.codegen.cpu.vector.context import FLOATS, Context, Ix, vector_type
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Shape, packed
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
@@ -25,6 +25,8 @@ from headrace.codegen.cpu.vector.reduction.blocks import (
     store_block,
     supports_outside,
     sweep_axis,
+    with_zeros,
+    zeros_outside,
 )
 from headrace.codegen.cpu.vector.reduction.combine import Combine
 from headrace.codegen.cpu.vector.schedule import Scheduler, numel
@@ -69,6 +71,8 @@ def _whole(s: Scheduler, expr: Expr, combine: Combine, names: tuple[str, ...]) -
     )
     vector = fold(g, acc, values, sets, 1)
     result = g.e.pure(f"extractelement <1 x {combine.element}> {vector}, i64 0", (vector,))
+    if zeros_outside(g, expr, combine, 0, names, row):
+        return with_zeros(g, combine, result, names, expr.shape[0], 0)
     extra = outside(g, expr, combine, 0, names, row)
     return result if extra is None else combine.apply(g, result, extra, 0)
 
@@ -92,8 +96,8 @@ def along(
     """
     g = s.g
     acc = accumulate(g, combine, expr, axis, s.uses, s.keep)
-    if init is not None and is_zero(init, g):
-        init = None
+    if init is not None and combine.element not in FLOATS and is_zero(init, g):
+        init = None  # of floats the sum may be minus zero, and that plus zero is zero
     heavy = s.cost(expr) >= 8
     if heavy:
         n_block = min(n_block, 4)
@@ -109,6 +113,8 @@ def along(
         while width < count:
             width *= 2
         vt = vector_type(combine.element, width)
+        if zeros_outside(g, expr, combine, axis, names, block.rows[0]):
+            vector = with_zeros(g, combine, vector, names, expr.shape[axis], width)
         for r, row in enumerate(block.rows):
             extra = outside(g, expr, combine, axis, names, row)
             if extra is None:
@@ -169,7 +175,7 @@ def across(
         and top.op == "arith.mulf"
     ):
         product = top.operands if s.uses.get(top.uid, 1) == 1 else ()
-    if init is not None and is_zero(init, g):
+    if init is not None and e not in FLOATS and is_zero(init, g):
         init = None
     hi = extent or upper(g, names, expr.shape[axis])
     step = min(4 if m_block == 1 else 2, expr.shape[axis])
@@ -286,7 +292,7 @@ def _merge_outside(
     beyond = expr.eval(g, index, dim, width, axis)
     zeros = [g.splat(e, z, width) for z in ("0", "0x0000000000000000")]
     if beyond in zeros and combine.op in ("arith.addf", "arith.addi"):
-        return value
+        return with_zeros(g, combine, value, names, expr.shape[axis], width)
     count = g.sub(str(expr.shape[axis]), upper(g, names, expr.shape[axis]))
     if combine.op == "arith.addf":
         beyond = g.op("fmul", vt, beyond, g.splat(e, g.cast("sitofp", "i64", count, e), width))
