@@ -151,7 +151,7 @@ def as_bool(value: Value) -> Value:
         return value
     if value.const is not None:
         return literal(bool(value.const))
-    return Value(f"({value.text} != 0)", Kind.BOOL)
+    return Value(f"({_rounded(value, literal(0)).text} != 0)", Kind.BOOL)
 
 
 def _as_int(value: Value, dtype: str = "int32") -> Value:

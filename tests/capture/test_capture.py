@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -229,6 +231,28 @@ def test_a_number_is_compared_in_the_type_of_the_tensor(number: float, dtype: to
         assert all(map(torch.equal, found[:2], wanted[:2])), exact
         # The float64 oracle leaves roundings out, that of a tensor's only element among them.
         assert exact or all(map(torch.equal, found, wanted))
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (torch.tensor([256.0, 1.0, 9984.0], dtype=torch.bfloat16), torch.tensor([257, 1, 10000])),
+        (torch.tensor([256.0, 1.0, 260.0], dtype=torch.bfloat16), torch.tensor(257)),
+        (torch.tensor([2048.0, 4.0], dtype=torch.float16), torch.tensor([2049, 4], dtype=torch.int32)),
+        (torch.tensor([257, 255]), torch.tensor(256.0, dtype=torch.bfloat16)),
+        (torch.tensor([16777216, 16777217]), 16777216.5),
+    ],
+)
+def test_integers_are_compared_with_floats_in_the_type_of_these(x: torch.Tensor, y: Any) -> None:
+    def step(x: torch.Tensor, *rest: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        other = rest[0] if rest else y
+        return x == other, x < other, x >= other
+
+    inputs = (x, y) if isinstance(y, torch.Tensor) else (x,)
+    graph = capture(traced(step, inputs, decomposed=True)).graph
+    names = [node.name for node in graph if isinstance(node.op, Input)]
+    found = evaluate(graph, dict(zip(names, inputs, strict=True)), exact=False)
+    assert all(map(torch.equal, found, step(*inputs)))
 
 
 def test_the_table_is_keyed_by_overload() -> None:

@@ -118,6 +118,13 @@ def test_what_is_compared_is_rounded_where_eager_rounds_it(kind: str, dtype: tor
     assert torch.equal(got, torch.where(x + 0.0001 == x, 1.0, x))
 
 
+def test_the_truth_of_a_product_that_vanishes_in_its_type() -> None:
+    x = torch.tensor([[1e-4, 0.0, -2.0, 1e-3]], dtype=torch.float16)
+    spec = parse_spec(pointwise(["where(cast:b8(cast:f16(mul(x, x))), 1.0, 0.0)"], "f16", "x:f16[rn]"))
+    got = kernel.instantiate(spec, Schedule.of("row", block_r=1), CPU)([x])
+    assert torch.equal(got, (x * x).bool().half())
+
+
 def test_a_sum_of_booleans_is_no_number() -> None:
     x, y = torch.linspace(-2, 2, 40).view(1, -1), torch.linspace(-3, 1, 40).flip(0).view(1, -1)
     both = "gt(x, 0.5), lt(y, 0.0)"

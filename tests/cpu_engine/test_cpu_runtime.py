@@ -17,6 +17,8 @@ import triton.language as tl
 from headrace.codegen.cpu.direct import DirectKernel, compile_direct
 from headrace.errors import CpuEngineError
 
+PATIENCE = 1 << 27
+
 
 @triton.jit
 def visit(counts, sizes):
@@ -34,14 +36,27 @@ def in_turn(counter, o):
 
 @triton.jit
 def after_another(started, tickets, FIRST: tl.constexpr, OTHER: tl.constexpr, PATIENCE: tl.constexpr):
-    """Each program draws a ticket; program FIRST only once program OTHER has begun."""
+    """Each program draws a ticket; program FIRST only once program OTHER has begun, or not for long."""
     program = tl.program_id(0)
     tl.atomic_add(started + program, 1)
     if program == FIRST:
-        looks = 0
-        while (tl.atomic_add(started + OTHER, 0) == 0) & (looks < PATIENCE):
-            looks += 1
+        seen = 0
+        for _ in range(PATIENCE):
+            if seen == 0:
+                seen = tl.atomic_add(started + OTHER, 0)
     tl.store(tickets + program, tl.atomic_add(started + tl.num_programs(0), 1))
+
+
+@triton.jit
+def after_the_last_one(started, tickets):
+    """Each program waits for the one before it."""
+    program = tl.program_id(0)
+    ticket = tl.atomic_add(started + tl.num_programs(0), 1)
+    if program > 0:
+        while tl.atomic_add(started + program - 1, 0) == 0:
+            pass
+    tl.store(tickets + program, ticket)
+    tl.atomic_add(started + program, 1)
 
 
 @triton.jit
@@ -108,7 +123,7 @@ def test_a_thread_begins_with_its_own_share(threads) -> None:
     kernel = compile_direct(
         after_another,
         {"started": "*i32", "tickets": "*i32"},
-        {"FIRST": 0, "OTHER": half, "PATIENCE": 1 << 30},
+        {"FIRST": 0, "OTHER": half, "PATIENCE": PATIENCE},
     )
     for _ in range(5):
         tickets = torch.zeros(programs, dtype=torch.int32)
@@ -125,10 +140,23 @@ def test_a_thread_that_is_held_up_leaves_its_share_to_the_others(threads, first)
     kernel = compile_direct(
         after_another,
         {"started": "*i32", "tickets": "*i32"},
-        {"FIRST": first, "OTHER": other, "PATIENCE": 1 << 30},
+        {"FIRST": first, "OTHER": other, "PATIENCE": PATIENCE},
     )
     tickets = torch.zeros(programs, dtype=torch.int32)
     kernel(programs, 1, 1, torch.zeros(programs + 1, dtype=torch.int32), tickets)
+    assert tickets[first] > 0
+    assert torch.equal(tickets.sort().values, torch.arange(programs, dtype=torch.int32))
+
+
+def test_programs_that_wait_for_others_are_begun_in_order(threads) -> None:
+    """No thread sits at the beginning of its share until all of the one before it is done."""
+    threads(2)
+    programs = 320
+    kernel = compile_direct(after_the_last_one, {"started": "*i32", "tickets": "*i32"}, {})
+    tickets = torch.zeros(programs, dtype=torch.int32)
+    kernel(programs, 1, 1, torch.zeros(programs + 1, dtype=torch.int32), tickets)
+    chunk = 10
+    assert (tickets - torch.arange(programs)).abs().max() <= chunk
     assert torch.equal(tickets.sort().values, torch.arange(programs, dtype=torch.int32))
 
 

@@ -7,8 +7,9 @@ before it, until none are left.
 
 Each thread begins with its own share of the grid and helps the others with theirs afterwards. What one thread
 reads again at the next launch is then in its own caches and translation buffers: a GEMV whose weights fit the
-third cache takes two thirds as long as where threads take the next chunk of all. A program that waits for
-ones before it in the grid finds them under way, as a thread takes its share in order.
+third cache takes two thirds as long as where threads take the next chunk of all. Where programs wait for
+ones before them in the grid, these are under way either way, as a thread takes its share in order; such
+kernels are dealt out in the order of the grid all the same (:mod:`headrace.codegen.cpu.worker`).
 
 ``hr_call`` is a METH_FASTCALL function: called as ``f(gx, gy, gz, *args)``, it unpacks Python objects into
 8-byte slots by the letters of a descriptor, releases the GIL, runs the worker on all threads and returns

@@ -43,6 +43,15 @@ def ir_type(type_: Type) -> str:
     return f"i{type_.bits}"
 
 
+def _waits(kernel: Function) -> bool:
+    """Whether its programs may wait for others: they poll, or look at memory again in a ``while``."""
+    ops = list(ttir.walk(kernel))
+    if any(op.name == "tt.atomic_poll" for op in ops):
+        return True
+    again = [inner for op in ops if op.name == "scf.while" for r in op.regions for inner in ttir.walk(r)]
+    return any(op.name.startswith("tt.atomic_") or op.attrs.get("isVolatile") for op in again)
+
+
 def worker_ir(
     kernel: Function, name: str, fence: bool, tiled: bool = False, fails: bool = False, begins: bool = False
 ) -> str:
@@ -52,7 +61,11 @@ def worker_ir(
     ``tiled``: it uses AMX tiles, which each thread configures before its first program. ``fails``: it holds a
     ``tt.assert``, whose message belongs to the launch. ``begins``: the module has a function that each thread
     calls before its first program.
+
+    Threads of a kernel that :func:`_waits` take the chunks in the order of the grid. A scan that looks back
+    would else wait, at the first program of a thread's share, for all of the share before it.
     """
+    own = "0" if _waits(kernel) else "%own"
     configure, release = (amx.PROLOGUE, amx.EPILOGUE) if tiled else ("", "")
     enter = "call void @headrace_enter(ptr %c)" if fails else ""
     begin = "call void @headrace.begin()" if begins else ""
@@ -93,7 +106,7 @@ entry:
   {begin}
   br label %look
 look:
-  %at = phi i64 [ %own, %entry ], [ %at2, %take ], [ %at2, %try ], [ %at2, %program ]
+  %at = phi i64 [ {own}, %entry ], [ %at2, %take ], [ %at2, %try ], [ %at2, %program ]
   %left = phi i64 [ %chunks, %entry ], [ %left1, %take ], [ %left1, %try ], [ %left1, %program ]
   %none = icmp eq i64 %left, 0
   br i1 %none, label %done, label %take

@@ -125,15 +125,15 @@ def log_sigmoid(b: Builder, x: Node) -> tuple[Node, None]:
 def comparison(fn: str) -> Entry:
     """x < y and its like, in the one type that torch promotes both to.
 
-    A number, and a tensor without dimensions, is rounded to the type of a tensor with some before it is
+    A number, a tensor of integers, and a tensor without dimensions, is rounded to that type before it is
     compared: in bfloat16, where -10000 is -9984, such an element does equal -10000.0.
     """
 
     def entry(b: Builder, x: Operand, y: Operand) -> Node:
         sides: list[Expr] = [Ref("x0"), Ref("x1")]
-        if any(isinstance(side, Node) and typed(side).dtype.is_floating for side in (x, y)):
-            one, other = (_example(arg) for arg in b.fx.args)
-            common = torch.result_type(one, other)
+        one, other = (_example(arg) for arg in b.fx.args)
+        common = torch.result_type(one, other)
+        if common.is_floating_point:
             sides = [_rounded(side, f"x{at}", common) for at, side in enumerate((x, y))]
         return compute(b, call(fn, *sides), [x, y])
 
@@ -147,15 +147,15 @@ def _example(argument: object) -> Any:
 
 
 def _rounded(x: Operand, name: str, dtype: torch.dtype) -> Expr:
-    """An operand as an expression, in a floating type where it may not have one of its own."""
+    """An operand as an expression in a floating type."""
     if isinstance(x, (int, float)):
         value = float(torch.tensor(x, dtype=dtype).item())
         return Const(x if x == value else value)
-    if isinstance(x, Node) and typed(x).dtype.is_floating:
+    if isinstance(x, Node):
         own = typed(x).dtype
-        if own.to_torch() != dtype and own.itemsize >= dtype.itemsize:
-            return cast(DType.from_torch(dtype), Ref(name))
-    return Ref(name)
+        if own.to_torch() == dtype or (own.is_floating and own.itemsize < dtype.itemsize):
+            return Ref(name)
+    return cast(DType.from_torch(dtype), Ref(name))
 
 
 def logical(fn: str) -> Entry:
