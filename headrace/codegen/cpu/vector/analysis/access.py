@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TypeAlias, TypeVar
 
 from headrace.codegen.cpu.vector.context import Context, const
 from headrace.codegen.cpu.vector.expr import (
@@ -53,28 +55,43 @@ def vector_dim(g: Context, shape: Shape, exprs: Sequence[Expr], target: Pointers
     return best
 
 
-def valid(
-    g: Context, expr: Expr, dim: int, known: dict[tuple[int, int], tuple[str, ...] | None] | None = None
-) -> tuple[str, ...] | None:
+_T = TypeVar("_T")
+
+
+def _each_once(
+    find: Callable[[Context, Expr, int, Callable[[Expr, int], _T]], _T],
+) -> Callable[[Context, Expr, int], _T]:
+    """An analysis of an expression and its operands that looks at each of them once: shared operands would be
+    visited once per path to them. ``find`` gets itself, for operands, as its last argument."""
+
+    @wraps(find)
+    def start(g: Context, expr: Expr, dim: int) -> _T:
+        known: dict[tuple[int, int], _T] = {}
+
+        def again(expr: Expr, dim: int) -> _T:
+            expr = expr.resolved()
+            key = (expr.uid, dim)
+            if key not in known:
+                known[key] = find(g, expr, dim, again)
+            return known[key]
+
+        return again(expr, dim)
+
+    return start
+
+
+Bounds: TypeAlias = tuple[str, ...] | None
+
+
+@_each_once
+def valid(g: Context, expr: Expr, dim: int, again: Callable[[Expr, int], Bounds]) -> Bounds:
     """Bounds beyond which ``expr`` no longer varies along ``dim`` (``eval(..., out=dim)`` gives its
     value there).
 
-    ``()`` if it does not vary at all, None if there is no such bound. ``known`` holds what was found on the
-    way, or shared operands would be visited once per path to them.
+    ``()`` if it does not vary at all, None if there is no such bound.
     """
-    expr = expr.resolved()
     if dim == NONE or dim not in expr.varies:
         return ()
-    known = {} if known is None else known
-    key = (expr.uid, dim)
-    if key not in known:
-        known[key] = _valid(g, expr, dim, known)
-    return known[key]
-
-
-def _valid(
-    g: Context, expr: Expr, dim: int, known: dict[tuple[int, int], tuple[str, ...] | None]
-) -> tuple[str, ...] | None:
     if isinstance(expr, Load):
         if expr.other is not None and dim in expr.other.varies:
             return None
@@ -88,7 +105,7 @@ def _valid(
         return None
     common: tuple[str, ...] = ()
     for k, o in enumerate(expr.operands):
-        names = valid(g, o, expr.down(k, dim), known) or ()
+        names = again(o, expr.down(k, dim)) or ()
         if not names and expr.down(k, dim) in o.resolved().varies:
             return None
         if names:
@@ -98,26 +115,16 @@ def _valid(
     return common or None
 
 
-def quiet_outside(g: Context, expr: Expr, dim: int, known: dict[tuple[int, int], bool] | None = None) -> bool:
-    """True if the value beyond the bound of ``dim`` can be had without reading global memory. ``known``: see
-    :func:`valid`."""
-    expr = expr.resolved()
-    known = {} if known is None else known
-    key = (expr.uid, dim)
-    if key not in known:
-        known[key] = _quiet_outside(g, expr, dim, known)
-    return known[key]
-
-
-def _quiet_outside(g: Context, expr: Expr, dim: int, known: dict[tuple[int, int], bool]) -> bool:
+@_each_once
+def quiet_outside(g: Context, expr: Expr, dim: int, again: Callable[[Expr, int], bool]) -> bool:
+    """True if the value beyond the bound of ``dim`` can be had without reading global memory."""
     if isinstance(expr, Load):
-        other = expr.other is None or quiet_outside(g, expr.other, NONE, known)
+        other = expr.other is None or again(expr.other, NONE)
         return other and dim != NONE and dim in expr.box(g).limits
     if isinstance(expr, Buffer):
-        return expr.source is None or quiet_outside(g, expr.source, dim, known)
+        return expr.source is None or again(expr.source, dim)
     return all(
-        quiet_outside(g, o, expr.down(k, dim) if dim in expr.varies else NONE, known)
-        for k, o in enumerate(expr.operands)
+        again(o, expr.down(k, dim) if dim in expr.varies else NONE) for k, o in enumerate(expr.operands)
     )
 
 
@@ -129,32 +136,21 @@ _KEEP_ZERO = frozenset({
 _ZERO_OF_ZEROS = frozenset({"arith.mulf", "arith.addf", "arith.muli", "arith.addi", "arith.subi"})
 
 
-def zero_beyond(g: Context, expr: Expr, dim: int, known: dict[tuple[int, int], bool] | None = None) -> bool:
-    """True if ``expr`` is the constant zero beyond its bound along ``dim``, as its form tells. ``known``: see
-    :func:`valid`."""
-    expr = expr.resolved()
-    known = {} if known is None else known
-    key = (expr.uid, dim)
-    if key not in known:
-        known[key] = _zero_beyond(g, expr, dim, known)
-    return known[key]
-
-
-def _zero_beyond(g: Context, expr: Expr, dim: int, known: dict[tuple[int, int], bool]) -> bool:
+@_each_once
+def zero_beyond(g: Context, expr: Expr, dim: int, again: Callable[[Expr, int], bool]) -> bool:
+    """True if ``expr`` is the constant zero beyond its bound along ``dim``, as its form tells."""
     if isinstance(expr, Scalar | Uniform):
         return expr.name == const(expr.element, 0)
     if dim == NONE or dim not in expr.varies:
         return False
     if isinstance(expr, Load):
-        zero = expr.other is None or zero_beyond(g, expr.other, NONE, known)
-        return zero and dim in expr.box(g).limits
+        return dim in expr.box(g).limits and (expr.other is None or again(expr.other, NONE))
     if isinstance(expr, Buffer):
-        beyond = expr.source is not None and dim in expr.constant
-        return beyond and expr.source is not None and zero_beyond(g, expr.source, dim, known)
+        return expr.source is not None and dim in expr.constant and again(expr.source, dim)
     if isinstance(expr, ExpandDims | Broadcast | Transpose):
-        return zero_beyond(g, expr.operands[0], expr.down(0, dim), known)
+        return again(expr.operands[0], expr.down(0, dim))
     if isinstance(expr, Elementwise) and expr.op in _KEEP_ZERO:
-        return zero_beyond(g, expr.operands[0], dim, known)
+        return again(expr.operands[0], dim)
     if isinstance(expr, Elementwise) and expr.op in _ZERO_OF_ZEROS:
-        return all(zero_beyond(g, o, dim, known) for o in expr.operands)
+        return all(again(o, dim) for o in expr.operands)
     return False
