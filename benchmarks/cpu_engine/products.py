@@ -102,7 +102,7 @@ def _gemv_int8(residency: str, n: int = 4096, k: int = 4096) -> Cell:
     made = cycling(operands)
     signature = {"X": "*bf16", "W": "*i8", "SCALES": "*bf16", "Y": "*bf16"}
     ours: dict[str, Step] = {}
-    for block_n, block_k in ((32, 64), (64, 64), (32, 128), (128, 128)):
+    for block_n, block_k in ((128, 128), (64, 64), (256, 128), (512, 128)):
         kernel = compile_direct(
             cpu_kernels.gemv_int8, signature, {"K": k, "BLOCK_N": block_n, "BLOCK_K": block_k}
         )
