@@ -21,7 +21,7 @@ def case(heads: int, key_heads: int, width: int, keys: int) -> Case:
     spec = parse_spec(
         f"Attention{{q=bf16; k=bf16; v=bf16; out=bf16; heads=[{heads}, {key_heads}, {key_heads}]; "
         f"dims=[{width}, {width}]; score=mul(s, {scale!r}); mask=true; normalizer=exp/sum/online; "
-        "safe=false; extras=[]}"
+        "safe=true; extras=[]}"
     )
 
     def operands() -> tuple[torch.Tensor, ...]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import platformdirs
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from headrace.errors import SettingsError
@@ -57,6 +58,12 @@ class Settings(BaseSettings):
     recorded_data: Path | None = Field(
         None, description="a folder of measurements recorded on GPUs, for tests"
     )
+
+    @field_validator("database", "dump", "cache_dir", "recorded_data")
+    @classmethod
+    def at_home(cls, path: Path | None) -> Path | None:
+        """`~/x` in the home folder: no shell expands what stands in a file."""
+        return None if path is None else Path(os.path.expanduser(path))
 
     @classmethod
     def settings_customise_sources(
@@ -132,10 +139,12 @@ def load(overrides: Mapping[str, Any] | None = None, *, start: Path | None = Non
 
     layers: list[tuple[str, dict[str, Any]]] = [("argument", dict(overrides or {}))]
     known = Settings.model_fields
-    environment = {
-        name.removeprefix("HEADRACE_").lower(): value for name, value in settings.environment().items()
+    environment = {  # an empty variable is one that is not set
+        name.removeprefix("HEADRACE_").lower(): value
+        for name, value in settings.environment().items()
+        if value.strip()
     }
-    layers.append(("environment", {name: value for name, value in environment.items() if name in known}))
+    layers.append(("environment", environment))
     project = project_file(start)
     if project is not None:
         layers.append((f"project file {project}", dict(_toml(project)["tool"][APPLICATION])))
@@ -146,11 +155,11 @@ def load(overrides: Mapping[str, Any] | None = None, *, start: Path | None = Non
     origins: dict[str, str] = {}
     for origin, values in layers:
         for name, value in values.items():
+            where = f"environment HEADRACE_{name.upper()}" if origin == "environment" else origin
             if name not in known:
-                raise SettingsError(f"{origin}: unknown setting {name!r}{_nearest(name)}")
+                raise SettingsError(f"{where}: unknown setting {name!r}{_nearest(name)}")
             if name not in merged:
-                merged[name] = value
-                origins[name] = f"environment HEADRACE_{name.upper()}" if origin == "environment" else origin
+                merged[name], origins[name] = value, where
     try:
         found = Settings(**merged)
     except ValidationError as error:

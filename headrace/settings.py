@@ -31,4 +31,4 @@ def kernel_directory() -> str:
         import platformdirs
 
         base = platformdirs.user_cache_dir("headrace")
-    return os.path.join(base, "kernels")
+    return os.path.join(os.path.expanduser(base), "kernels")

@@ -15,7 +15,7 @@ import torch
 
 from headrace.codegen.cpu import jit, runtime, target
 from headrace.codegen.cpu.ttir import Function, PointerType, ScalarType, Type, Value
-from headrace.codegen.cpu.worker import worker_ir
+from headrace.codegen.cpu.worker import symbol_of, worker_ir
 
 _STREAMS = 8
 _OPERANDS = "ptr %data, ptr %sink, i64 %count"
@@ -39,7 +39,7 @@ def _launcher(name: str, letters: str, text: str) -> Launch:
 
 
 def _function(name: str, arguments: str, body: str) -> str:
-    return f"define void @{name}({arguments}, {_PROGRAM}) {{\nentry:\n{body}\n}}"
+    return f'define void @"{symbol_of(name)}"({arguments}, {_PROGRAM}) {{\nentry:\n{body}\n}}'
 
 
 def _loop(

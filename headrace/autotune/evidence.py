@@ -83,17 +83,18 @@ class DatabaseEvidence:
     def why(self, spec: Spec, sizes: tuple[int, ...], device: Device) -> tuple[Step, ...]:
         """The rungs that were climbed for an answer, for people: print each Step.
 
-        Where nothing is known of an operation that may use a unified maximum, what is known of the same
-        one without that permission is a prior: its schedules are legal for both.
+        Where nothing is known of an operation, what is known of its `relatives` is a prior.
         """
         query = Query(str(spec), sizes, numerics(device), environment(device))
         refuse = _Remembered(lambda row: self._refusal(spec, sizes, row, device))
         steps = climb(self._store.observations(query.spec), query, refuse)
-        plain = unlicensed(spec)
-        if plain is None or answer_of(steps) is not None:
-            return steps
-        query = replace(query, spec=str(plain))
-        return (*steps, *map(priors, climb(self._store.observations(query.spec), query, refuse)))
+        for other, about in relatives(spec):
+            if answer_of(steps) is not None:
+                break
+            query = replace(query, spec=str(other))
+            found = climb(self._store.observations(query.spec), query, refuse)
+            steps = (*steps, *(priors(step, about) for step in found))
+        return steps
 
     def _refusal(self, spec: Spec, sizes: tuple[int, ...], row: Observation, device: Device) -> str | None:
         if row.template_digest != self._registry.digest(row.dataflow):
@@ -103,6 +104,20 @@ class DatabaseEvidence:
         except (HeadraceError, ValueError, KeyError, TypeError):
             return "not a schedule of ours"  # a row may come from anybody's file
         return None if reason is None else "not legal here"
+
+
+def relatives(spec: Spec) -> tuple[tuple[Spec, str], ...]:
+    """Operations with much the same kernels, whose schedules are legal for this one too, nearest first, each
+    with what sets it apart: rows of -inf give NaN instead of zeros, or no unified maximum is permitted.
+    """
+    found: list[tuple[Spec, str]] = []
+    if isinstance(spec, Attention) and spec.safe:
+        found.append((replace(spec, safe=False), "where rows of -inf are NaN"))
+    for each, about in [(spec, ""), *found]:
+        plain = unlicensed(each)
+        if plain is not None:
+            found.append((plain, ", ".join(filter(None, ("without a unified maximum", about)))))
+    return tuple(found)
 
 
 def unlicensed(spec: Spec) -> Spec | None:

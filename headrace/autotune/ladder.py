@@ -5,8 +5,9 @@
     SAME_ARCHITECTURE  another machine with the same instruction sets
     NEIGHBOUR_SIZES    another size bucket, nearest first
 
-Rows of an operation without the permission of a unified maximum answer for the one that has it, where nothing
-else does: never as EXACT (`priors`).
+Rows of an operation without the permission of a unified maximum answer for the one that has it, and rows of
+an attention whose rows of -inf are NaN for the one that gives them zeros, where nothing else does: never as
+EXACT (`priors`).
 
 Within a rung only rows are compared that were measured at the same sizes, in the same place, under the same
 policy.
@@ -84,12 +85,12 @@ def climb(
     return tuple(steps)
 
 
-def priors(step: Step) -> Step:
-    """A rung of the same operation without a unified maximum, whose timings are no more than priors."""
+def priors(step: Step, about: str) -> Step:
+    """A rung of another operation, which `about` tells apart: its timings are no more than priors."""
     answer = step.answer
     if answer is not None and answer.rung is Rung.EXACT:
         answer = replace(answer, rung=Rung.SAME_DEVICE)
-    return replace(step, answer=answer, about="without a unified maximum")
+    return replace(step, answer=answer, about=about)
 
 
 def answer_of(steps: Sequence[Step]) -> Answer | None:

@@ -4,8 +4,9 @@
 `ir.expr.evaluate` computes, under these rules:
 
 - Floating arithmetic is float32. Casts to floating types inside an expression are dropped (float32 keeps
-  more than the bfloat16 or float16 that eager PyTorch rounded to), but for what is compared, where a rounding
-  decides; the one rounding left is that of the store.
+  more than the bfloat16 or float16 that eager PyTorch rounded to); the one rounding left is that of the
+  store. What a jump reads (`ir.rounding`) is computed as eager computes it instead: casts round, quotients
+  and roots are exact to the last bit, and no product melts into a sum. `round` always rounds.
 - Casts to integer types truncate, casts to `b8` compare with zero.
 - `maximum`, `minimum` and `relu` propagate NaN; `floordiv` and `mod` floor, for integers too.
 - An index is int64 to torch and int32 here: arithmetic on it stays int32 only while it surely fits, so that
@@ -27,7 +28,8 @@ from dataclasses import dataclass, replace
 
 from headrace.errors import RenderError
 from headrace.ir.dtype import DType
-from headrace.ir.expr import Call, Const, Expr, Ref
+from headrace.ir.expr import Call, Const, Expr, Ref, conversion
+from headrace.ir.rounding import HALVES, decisive, jumps, operand
 
 _F32_MAX = 3.4028234663852886e38
 _F32_TINY = 2.0**-126
@@ -62,8 +64,7 @@ class Value:
 
     `const` where it is a literal, `natural` where it is an integer known >= 0, `most` where it is int64 to
     torch and int32 in the kernel: its largest magnitude. `factors` where it is a product of floats, `peak`
-    where it is the maximum of what it may be subtracted from. `narrow` is the type of a cast that was dropped
-    last, empty where none was.
+    where it is the maximum of what it may be subtracted from.
     """
 
     text: str
@@ -73,7 +74,6 @@ class Value:
     most: int | None = None
     factors: tuple[str, str] | None = None
     peak: bool = False
-    narrow: str = ""
 
     @property
     def code(self) -> Code:
@@ -110,12 +110,16 @@ def literal(value: bool | int | float) -> Value:
     return Value(repr(value) if value >= 0 else f"({value!r})", Kind.FLOAT, value)
 
 
-def render(expr: Expr, env: Mapping[str, Value]) -> Value:
-    """Triton text of an expression over the named values of `env`.
+def render(expr: Expr, env: Mapping[str, Value], *, decides: bool = False) -> Value:
+    """Triton text of an expression over the named values of `env`. `decides`: a jump reads it later.
 
     Raises:
         RenderError: the expression reads a name that `env` lacks.
     """
+    return _render(expr, env, decisive(expr), decides)
+
+
+def _render(expr: Expr, env: Mapping[str, Value], decisive: frozenset[Call], decides: bool) -> Value:
     if isinstance(expr, Const):
         return literal(expr.value)
     if isinstance(expr, Ref):
@@ -124,7 +128,11 @@ def render(expr: Expr, env: Mapping[str, Value]) -> Value:
                 f"expression reads {expr.name!r}; a template here offers {', '.join(sorted(env))}"
             )
         return env[expr.name]
-    return _call(expr, [render(arg, env) for arg in expr.args])
+    decides = decides or expr in decisive
+    args = [
+        _render(operand(expr, at), env, decisive, decides or jumps(expr, at)) for at in range(len(expr.args))
+    ]
+    return _call(expr, args, decides)
 
 
 def as_float(value: Value) -> Value:
@@ -151,7 +159,7 @@ def as_bool(value: Value) -> Value:
         return value
     if value.const is not None:
         return literal(bool(value.const))
-    return Value(f"({_rounded(value, literal(0)).text} != 0)", Kind.BOOL)
+    return Value(f"({value.text} != 0)", Kind.BOOL)
 
 
 def _as_int(value: Value, dtype: str = "int32") -> Value:
@@ -178,14 +186,18 @@ _UNARY = {
 }  # fmt: skip
 
 
-def _call(expr: Call, args: list[Value]) -> Value:
+_TO_THE_LAST_BIT = frozenset({"div", "reciprocal", "sqrt"})
+
+
+def _call(expr: Call, args: list[Value], decides: bool) -> Value:
     fn = expr.fn
-    if fn.startswith("cast:"):
-        return _cast(DType(fn.removeprefix("cast:")), args[0])
+    if (converted := conversion(expr)) is not None:
+        kind, dtype = converted
+        return _cast(dtype, args[0], rounds=decides or kind == "round")
     if fn in _LARGEST and any(arg.most is not None for arg in args):
         args, most = _fitting(fn, args)
-        return replace(_applied(expr, args), most=most)
-    return _applied(expr, args)
+        return replace(_applied(expr, args, decides), most=most)
+    return _applied(expr, args, decides)
 
 
 def _fitting(fn: str, args: list[Value]) -> tuple[list[Value], int | None]:
@@ -205,8 +217,10 @@ def _fitting(fn: str, args: list[Value]) -> tuple[list[Value], int | None]:
     return wide, None
 
 
-def _applied(expr: Call, args: list[Value]) -> Value:
+def _applied(expr: Call, args: list[Value], decides: bool) -> Value:
     fn = expr.fn
+    if decides and fn in _TO_THE_LAST_BIT:
+        return _to_the_last_bit(fn, [as_float(arg) for arg in args])
     if fn in _OF_BOOLEANS and all(arg.kind is Kind.BOOL for arg in args):
         return _logic(_OF_BOOLEANS[fn], args[0], args[1])
     if fn in _UNARY:
@@ -219,8 +233,8 @@ def _applied(expr: Call, args: list[Value]) -> Value:
         if isinstance(left.const, int) and isinstance(right.const, int):
             return literal(_folded(fn, left.const, right.const))
         natural = fn != "sub" and left.natural and right.natural
-        if fn == "sub" and right.peak:
-            left = rounded_product(left)
+        if fn != "mul" and (decides or (fn == "sub" and right.peak)):
+            left, right = rounded_product(left), rounded_product(right)
         factors = (left.text, right.text) if fn == "mul" and left.kind is Kind.FLOAT else None
         return Value(f"({left.text} {_INFIX[fn]} {right.text})", left.kind, natural=natural, factors=factors)
     if fn in ("maximum", "minimum"):
@@ -228,7 +242,7 @@ def _applied(expr: Call, args: list[Value]) -> Value:
         nan = ", propagate_nan=tl.PropagateNan.ALL" if left.kind is Kind.FLOAT else ""
         return Value(f"tl.{fn}({left.text}, {right.text}{nan})", left.kind)
     if fn in _COMPARE:
-        left, right = _same_kind([_rounded(args[0], args[1]), _rounded(args[1], args[0])])
+        left, right = _same_kind(args)
         return Value(f"({left.text} {_COMPARE[fn]} {right.text})", Kind.BOOL)
     if fn in ("and", "or"):
         return _logic(fn, as_bool(args[0]), as_bool(args[1]))
@@ -242,6 +256,14 @@ def _applied(expr: Call, args: list[Value]) -> Value:
     if fn == "pow":
         return _power(args)
     return _sign_and_round(fn, args[0])
+
+
+def _to_the_last_bit(fn: str, args: list[Value]) -> Value:
+    """Where a GPU's usual instruction is an approximation: torch's kernels do not take it."""
+    if fn == "sqrt":
+        return Value(f"tl.sqrt_rn({_tensor(args[0])})", Kind.FLOAT)
+    left, right = args if fn == "div" else (literal(1.0), args[0])
+    return Value(f"tl.div_rn({left.code}, {right.code})", Kind.FLOAT)
 
 
 def _sign_and_round(fn: str, value: Value) -> Value:
@@ -260,20 +282,16 @@ def _sign_and_round(fn: str, value: Value) -> Value:
     raise RenderError(f"function {fn!r} has no Triton form")
 
 
-def _cast(dtype: DType, value: Value) -> Value:
+def _cast(dtype: DType, value: Value, *, rounds: bool) -> Value:
     if dtype.is_floating:
         value = as_float(value)
-        return replace(value, narrow=dtype.triton) if dtype in (DType.BF16, DType.F16) else value
+        if not rounds or dtype not in HALVES:
+            return value
+        text = value.text if value.const is None else _tensor(value)
+        return Value(f"{text}.to(tl.{dtype.triton}).to(tl.float32)", Kind.FLOAT)
     if dtype is DType.BOOL:
         return as_bool(value)
     return _as_int(value, dtype.triton)
-
-
-def _rounded(value: Value, other: Value) -> Value:
-    """A value as it is compared: rounded where it was cast, but beside a zero, which bfloat16 keeps apart."""
-    if not value.narrow or value.const is not None or (other.const == 0 and value.narrow == "bfloat16"):
-        return value
-    return Value(f"{value.text}.to(tl.{value.narrow}).to(tl.float32)", Kind.FLOAT)
 
 
 def _logic(fn: str, left: Value, right: Value) -> Value:

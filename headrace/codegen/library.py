@@ -18,6 +18,9 @@ from headrace.ir.spec import Attention, Denominator, Gemm, Rows, Spec, Weighting
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Scores below this stay finite when float32's lowest number is added, which is a common mask.
+_FINITE = 1e30
+
 Result = Any
 Function = Callable[[Sequence["Tensor"]], Result]
 
@@ -133,13 +136,16 @@ def _attention(spec: Attention) -> Function:
         return _oracle(spec)
     attend = torch.nn.functional.scaled_dot_product_attention
     gqa = spec.heads != spec.k_heads
-    if bias is None and spec.mask == Const(True):
-        return lambda inputs: attend(inputs[0], inputs[1], inputs[2], scale=scale, enable_gqa=gqa)
-    if bias is None and spec.mask in (call("le", Ref("j"), Ref("i")), call("ge", Ref("i"), Ref("j"))):
-        return lambda inputs: attend(
-            inputs[0], inputs[1], inputs[2], is_causal=True, scale=scale, enable_gqa=gqa
-        )
-    lost = 0.0 if spec.safe else float("nan")
+    causal = spec.mask in (call("le", Ref("j"), Ref("i")), call("ge", Ref("i"), Ref("j")))
+    exact = None if spec.safe else _unsafe(spec, scale)
+    if bias is None and (causal or spec.mask == Const(True)):
+
+        def simple(inputs: Sequence[Tensor]) -> Tensor:
+            q, k, v = inputs[:3]
+            out = attend(q, k, v, is_causal=causal, scale=scale, enable_gqa=gqa)
+            return out if exact is None else exact(inputs, out, None, None)
+
+        return simple
 
     def run(inputs: Sequence[Tensor]) -> Tensor:
         q, k, v = inputs[:3]
@@ -154,6 +160,7 @@ def _attention(spec: Attention) -> Function:
             env[extra.name] = _spread(extra.dims, value, "bhij")
         visible = scalar.evaluate(spec.mask, env, exact=False).to(q.device)
         visible = visible.view([1] * (4 - visible.dim()) + list(visible.shape))
+        as_given = None
         if bias is None:
             mask = visible.expand(*visible.shape[:2], sizes["i"], sizes["j"])
         else:
@@ -164,9 +171,47 @@ def _attention(spec: Attention) -> Function:
             mask = mask.expand(*mask.shape[:2], sizes["i"], sizes["j"])
             visible = mask != float("-inf")
         out = attend(q, k, v, attn_mask=mask, scale=scale, enable_gqa=gqa)
-        return out.masked_fill(~visible.any(-1, keepdim=True), lost)
+        hidden = ~visible.any(-1, keepdim=True)
+        if exact is None:
+            return out.masked_fill(hidden, 0.0)
+        return exact(inputs, out, hidden, as_given).masked_fill(hidden, float("nan"))
 
     return run
+
+
+def _unsafe(
+    spec: Attention, scale: float
+) -> Callable[[Sequence[Tensor], Tensor, Tensor | None, Tensor | None], Tensor]:
+    """What makes of scaled dot-product attention what softmax gives: NaN in rows of nothing but -inf.
+
+    The operator gives such rows zeros, and on CPUs some rows of NaN and of +inf as well. So rows without any
+    number but zero are computed operator by operator, unless the operands are too small for a score that is
+    infinite: then the values are zeros. On a GPU the look would wait for the device, so there zeros stay.
+
+    The function takes the operands, the operator's result, the rows `[b, h, i, 1]` that a mask hides from
+    every key, and what was added to the scores.
+    """
+    import torch
+
+    by_operators = _oracle(spec)
+
+    def exact(inputs: Sequence[Tensor], out: Tensor, hidden: Tensor | None, bias: Tensor | None) -> Tensor:
+        q, k = inputs[:2]
+        if out.device.type != "cpu" or not (out.numel() and k.numel()):
+            return out
+        if float(torch.linalg.vector_norm(out[..., 0], -torch.inf)) > 0:  # the least magnitude
+            return out
+        doubtful = ~(out.abs() > 0).any(-1, keepdim=True)
+        if hidden is not None:
+            doubtful &= ~hidden
+        if not bool(doubtful.any()):
+            return out
+        product = float(q.abs().amax()) * float(k.abs().amax()) * spec.d_k * max(1.0, abs(scale))
+        if product < _FINITE and (bias is None or bool((bias < torch.inf).all())):
+            return out
+        return torch.where(doubtful, by_operators(inputs), out)
+
+    return exact
 
 
 def _rows(spec: Rows) -> Function:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import linecache
+import logging
 import os
 import tempfile
 from collections.abc import Mapping
@@ -15,11 +18,13 @@ from headrace.codegen.plan import Launch
 from headrace.codegen.render import template_digest
 
 CODEGEN_VERSION = 1
+log = logging.getLogger(__name__)
 
 
 def module_of(template: str, text: str) -> tuple[str, Mapping[str, Any]]:
-    """Write a rendered text to the kernel directory (atomically; its name is its hash) and run it as a
-    module.
+    """Write a rendered text to the kernel directory (its name is its hash) and run it as a module.
+
+    Where the directory cannot be written the text is only in memory, under the path that it would have had.
 
     Returns:
         The path, and the module's names.
@@ -27,17 +32,37 @@ def module_of(template: str, text: str) -> tuple[str, Mapping[str, Any]]:
     digest = hashlib.sha256(f"{CODEGEN_VERSION}\0{template_digest(template)}\0{text}".encode()).hexdigest()[
         :20
     ]
-    directory = Path(settings.kernel_directory())
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / f"{template}_{digest}.py"
-    if not path.is_file() or path.read_text() != text:
-        handle, temporary = tempfile.mkstemp(dir=directory, suffix=".tmp")
-        with os.fdopen(handle, "w") as file:
-            file.write(text)
-        os.replace(temporary, path)
+    path = Path(settings.kernel_directory()) / f"{template}_{digest}.py"
+    try:
+        _keep(path, text.encode())
+    except OSError as error:
+        log.debug("%s stays in memory: %s", path, error)
+        # Where Triton and tracebacks look for source; without a time nobody looks for the file.
+        linecache.cache[str(path)] = len(text), None, text.splitlines(keepends=True), str(path)
     scope: dict[str, Any] = {"__name__": f"headrace_kernels.{path.stem}", "__file__": str(path)}
     exec(compile(text, str(path), "exec"), scope)
     return str(path), MappingProxyType(scope)
+
+
+def _keep(path: Path, text: bytes) -> None:
+    """Write a file in one step, unless it is there and whole.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    with contextlib.suppress(OSError):
+        if path.read_bytes() == text:
+            return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 def constants_of(function: Any) -> dict[str, object]:

@@ -160,20 +160,25 @@ class Resolver:
 
 
 def instead(decision: Decision, error: Exception, choice: Choice) -> Decision:
-    """The decision for what takes the place of a kernel that failed; warns, once per cause."""
-    what = "PyTorch's operators run" if choice.schedule == LIBRARY else f"{choice.schedule} runs"
+    """The decision for what is to take the place of a kernel that failed."""
     failed = f"{decision.schedule} failed: {type(error).__name__}: {error}"
-    warn_once(
-        f"kernel:{type(error).__name__}:{error}",
-        f"headrace: {decision.schedule} failed for {decision.spec.partition('{')[0]} at sizes "
-        f"{decision.sizes} ({type(error).__name__}: {error}); {what} instead",
-        error,
-    )
     found = choice.schedule != LIBRARY
     return Decision(
         decision.spec, decision.sizes, decision.bucket, str(choice.schedule), choice.rung.name.lower(),
         choice.seconds, f"{choice.reason}, since {failed}" if found else failed, choice.rows,
     )  # fmt: skip
+
+
+def tell(failed: Decision, error: Exception, instead: Decision) -> None:
+    """Warn, once per cause, of a kernel that failed, and say what serves its sizes now."""
+    library = instead.schedule == str(LIBRARY)
+    what = "PyTorch's operators run" if library else f"{instead.schedule} runs"
+    warn_once(
+        f"kernel:{type(error).__name__}:{error}",
+        f"headrace: {failed.schedule} failed for {failed.spec.partition('{')[0]} at sizes "
+        f"{failed.sizes} ({type(error).__name__}: {error}); {what} instead",
+        error,
+    )
 
 
 def _of_regime(table: RegimeTable, at: int, m: int) -> Choice:

@@ -168,7 +168,11 @@ def prune(folder: Path, *, records: int = RECORDS, days: float = DAYS) -> int:
     Other processes may do so at the same time. Whatever cannot be removed stays.
     """
     now, aged = time.time(), []
-    for path in folder.iterdir():
+    try:
+        found = list(folder.iterdir())
+    except OSError:  # not ours to look into, or gone since
+        return 0
+    for path in found:
         if path.suffix in (".json", _PART):
             with contextlib.suppress(OSError):
                 aged.append((now - path.stat().st_mtime, path))

@@ -195,7 +195,7 @@ class _Dump:
     """
 
     def __init__(self, folder: str | None, *, strict: bool) -> None:
-        self._folder = None if folder is None else Path(folder)
+        self._folder = None if folder is None else Path(folder).expanduser()
         self._strict = strict
 
     def write(self, what: str, graph: Graph) -> None:

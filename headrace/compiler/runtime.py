@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from headrace.compiler.decisions import Decision, Resolver, instead
+from headrace.compiler.decisions import Decision, Resolver, instead, tell
 from headrace.compiler.restride import Inputs, Kernel, Restrided, Result, output_strides, same_layout
 from headrace.errors import HeadraceError
 from headrace.ir.evidence import Rung, bucket
@@ -142,7 +142,7 @@ class Dispatcher:
             raise error
         dead = self._failed.setdefault(slot, {}).setdefault(sizes, set())
         dead.add(decision.dataflow)
-        culprit = decision.dataflow
+        culprit, first = decision.dataflow, (decision, error)
         for choice in self.resolver.others(self.spec, sizes, inputs[0], self._table):
             if choice.schedule != LIBRARY and choice.schedule.dataflow in dead:
                 continue
@@ -157,6 +157,7 @@ class Dispatcher:
                 decision, error = replacement, again
                 continue
             break
+        tell(*first, replacement)  # only now is it known what works
         times = sum(culprit in flows for flows in self._failed[slot].values())
         if not built or times >= GIVEN_UP:
             self._by_slot[slot] = replacement, kernel

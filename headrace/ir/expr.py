@@ -6,6 +6,7 @@ An expression is a tree of three nodes, immutable and hashable:
     Const(0.125)                  0.125          a Python bool, int or float
     Call("mul", (a, b))           mul(a, b)      one of FUNCTIONS below
     Call("cast:bf16", (a,))       cast:bf16(a)   rounding to an element type
+    Call("round:bf16", (a,))      round:bf16(a)  the same, where the program asks for the rounding itself
 
 `parse(str(e)) == e` for every expression. `evaluate` runs one on torch tensors (the float64 oracle);
 `codegen` renders one as Triton. The same language serves Gemm epilogues, attention score and mask
@@ -43,7 +44,13 @@ LEAVES_INTEGERS = frozenset(
         "tanh", "erf", "sigmoid",
     }
 )  # fmt: skip
-PREDICATES = frozenset({"lt", "le", "gt", "ge", "eq", "ne", "and", "or", "not"})
+COMPARISONS = frozenset({"lt", "le", "gt", "ge", "eq", "ne"})
+PREDICATES = COMPARISONS | {"and", "or", "not"}
+# What may stand before the colon of a conversion, and the element types behind it.
+CONVERSIONS: Mapping[str, frozenset[str]] = {
+    "cast": frozenset(dtype.value for dtype in DType),
+    "round": frozenset({DType.BF16.value, DType.F16.value}),
+}
 COMMUTATIVE = frozenset({"add", "mul", "maximum", "minimum", "eq", "ne", "and", "or"})
 
 
@@ -81,18 +88,19 @@ class Const:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function of FUNCTIONS, or `cast:<dtype>`, applied to expressions."""
+    """A function of FUNCTIONS, `cast:<dtype>` or `round:<dtype>`, applied to expressions."""
 
     fn: str
     args: tuple[Expr, ...]
 
     def __post_init__(self) -> None:
-        arity = 1 if self.fn.startswith("cast:") else FUNCTIONS.get(self.fn)
+        kind, _, dtype = self.fn.rpartition(":")
+        arity = 1 if kind in CONVERSIONS else FUNCTIONS.get(self.fn)
         if arity is None:
             raise ExprSyntaxError(f"unknown function {self.fn!r}")
         if arity != len(self.args):
             raise ExprSyntaxError(f"{self.fn} takes {arity} argument(s), not {len(self.args)}")
-        if self.fn.startswith("cast:") and self.fn.removeprefix("cast:") not in DType._value2member_map_:
+        if kind and dtype not in CONVERSIONS[kind]:
             raise ExprSyntaxError(f"{self.fn} names no element type")
 
     def __str__(self) -> str:
@@ -109,6 +117,14 @@ def call(fn: str, *args: Expr | bool | int | float) -> Expr:
 
 def cast(dtype: DType, arg: Expr) -> Expr:
     return Call(f"cast:{dtype.value}", (arg,))
+
+
+def conversion(expr: Expr) -> tuple[str, DType] | None:
+    """("cast" or "round", the element type) of a conversion, else None."""
+    if not isinstance(expr, Call) or ":" not in expr.fn:
+        return None
+    kind, _, dtype = expr.fn.partition(":")
+    return kind, DType(dtype)
 
 
 def walk(expr: Expr) -> Iterator[Expr]:
@@ -134,7 +150,7 @@ def substitute(expr: Expr, values: Mapping[str, Expr]) -> Expr:
 
 
 _TOKEN = re.compile(
-    r"\s*(?:(-?(?:inf|nan)\b)|(-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)|(cast:[a-z0-9]+|[a-z][a-z0-9_]*)|([(),]))"
+    r"\s*(?:(-?(?:inf|nan)\b)|(-?\d+(?:\.\d*)?(?:e[+-]?\d+)?)|((?:cast|round):[a-z0-9]+|[a-z][a-z0-9_]*)|([(),]))"
 )
 
 
@@ -190,10 +206,10 @@ def _parse(tokens: list[tuple[str, int]], at: int, text: str) -> tuple[Expr, int
 def evaluate(expr: Expr, env: Mapping[str, torch.Tensor], *, exact: bool = True) -> torch.Tensor:
     """Run an expression on tensors, with torch's broadcasting.
 
-    With `exact`, casts to floating types are skipped and integers become float64 where a function leaves the
-    integers: given float64 tensors, the value is what real arithmetic gives (the float64 oracle). Without,
-    each cast rounds as eager PyTorch would, and nothing else does: 16-bit values are lifted to float32 before
-    any function reads them.
+    With `exact`, casts to floating types are skipped (`round` is not) and integers become float64 where a
+    function leaves the integers: given float64 tensors, the value is what real arithmetic gives (the float64
+    oracle). Without, each cast rounds as eager PyTorch would, and nothing else does: 16-bit values are lifted
+    to float32 before any function reads them.
     """
     import torch
 
@@ -204,11 +220,12 @@ def evaluate(expr: Expr, env: Mapping[str, torch.Tensor], *, exact: bool = True)
             return torch.tensor(expr.value, dtype=torch.float64)
         return torch.tensor(expr.value)
     args = [evaluate(arg, env, exact=exact) for arg in expr.args]
-    if expr.fn.startswith("cast:"):
-        dtype = DType(expr.fn.removeprefix("cast:"))
-        if exact and dtype.is_floating:
+    if (converted := conversion(expr)) is not None:
+        kind, dtype = converted
+        if exact and kind == "cast" and dtype.is_floating:
             return args[0] if args[0].dtype.is_floating_point else args[0].to(torch.float64)
-        return args[0].to(dtype.to_torch())
+        rounded = args[0].to(dtype.to_torch())
+        return rounded.to(torch.float64) if exact and kind == "round" else rounded
     if not exact:
         args = [arg.float() if arg.dtype in (torch.bfloat16, torch.float16) else arg for arg in args]
     elif expr.fn in LEAVES_INTEGERS:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from headrace.ir.dtype import DType
-from headrace.ir.expr import LEAVES_INTEGERS, PREDICATES, Const, Expr, Ref
+from headrace.ir.expr import LEAVES_INTEGERS, PREDICATES, Const, Expr, Ref, conversion
 
 EXACT = frozenset({"where", "maximum", "minimum", "neg", "abs", "relu", "floor", "ceil"})
 _INTEGERS = (DType.BOOL, DType.U8, DType.I8, DType.I16, DType.I32, DType.I64)
@@ -43,8 +43,8 @@ def _infer(expr: Expr, env: Mapping[str, DType]) -> tuple[DType, bool]:
         if isinstance(expr.value, bool):
             return DType.BOOL, True
         return (DType.I64 if isinstance(expr.value, int) else DType.F32), True
-    if expr.fn.startswith("cast:"):
-        return DType(expr.fn.removeprefix("cast:")), False
+    if (converted := conversion(expr)) is not None:
+        return converted[1], False
     if expr.fn in PREDICATES:
         return DType.BOOL, False
     dtype, weak = _join([_infer(arg, env) for arg in (expr.args[1:] if expr.fn == "where" else expr.args)])

@@ -1,8 +1,9 @@
 """One normal form of scalar expressions, so that a pattern is matched once however it was written.
 
 `tidy` applies rules until none fires. Each rule is an identity of real arithmetic that also keeps NaN and
-infinities where PyTorch puts them; what it may change is the last bit. Matching and Specs use the tidy
-form; the FX graph keeps its own spelling wherever nothing is claimed.
+infinities where PyTorch puts them; what it may change is the last bit, but of what a jump reads
+(`headrace.ir.rounding`). Matching and Specs use the tidy form; the FX graph keeps its own spelling wherever
+nothing is claimed.
 
     div(x, add(exp(neg(x)), 1))   ->  mul(x, sigmoid(x))        silu
     pow(x, 2)                     ->  mul(x, x)
@@ -18,8 +19,9 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 from headrace.ir.dtype import DType
-from headrace.ir.expr import COMMUTATIVE, Call, Const, Expr, call, fold
+from headrace.ir.expr import COMMUTATIVE, Call, Const, Expr, call, conversion, fold
 from headrace.ir.infer import expr_dtype
+from headrace.ir.rounding import jumps, without
 
 Dtypes = Mapping[str, DType]
 
@@ -37,13 +39,18 @@ def number(expr: Expr) -> float | None:
 
 
 def strip(expr: Expr, dtypes: Dtypes) -> Expr:
-    """Without any rounding: every cast between floating types goes. For matching, not for Specs."""
+    """Without the casts between floating types that kernels leave out; those that decide stay."""
+    return without(expr, lambda each: is_float(each.args[0], dtypes))
+
+
+def bare(expr: Expr, dtypes: Dtypes) -> Expr:
+    """Without any rounding, those that decide or are asked for included. For matching, not for Specs."""
     if not isinstance(expr, Call):
         return expr
-    args = tuple(strip(arg, dtypes) for arg in expr.args)
-    if expr.fn.startswith("cast:") and DType(expr.fn[5:]).is_floating and is_float(args[0], dtypes):
-        return args[0]
-    return Call(expr.fn, args)
+    done = Call(expr.fn, tuple(bare(arg, dtypes) for arg in expr.args))
+    found = conversion(done)
+    rounds = found is not None and found[1].is_floating and is_float(done.args[0], dtypes)
+    return done.args[0] if rounds else done
 
 
 def tidy(expr: Expr, dtypes: Dtypes) -> Expr:
@@ -56,18 +63,19 @@ class _Tidy:
 
     def __init__(self, dtypes: Dtypes) -> None:
         self.dtypes = dtypes
-        self.memo: dict[Expr, Expr] = {}
+        self.memo: dict[tuple[Expr, bool], Expr] = {}
 
-    def run(self, expr: Expr) -> Expr:
+    def run(self, expr: Expr, decides: bool = False) -> Expr:
         if not isinstance(expr, Call):
             return expr
-        done = self.memo.get(expr)
+        done = self.memo.get((expr, decides))
         if done is None:
-            done = self._apply(Call(expr.fn, tuple(self.run(arg) for arg in expr.args)))
-            self.memo[expr] = done
+            args = (self.run(arg, decides or jumps(expr, at)) for at, arg in enumerate(expr.args))
+            done = self._apply(Call(expr.fn, tuple(args)), decides)
+            self.memo[expr, decides] = done
         return done
 
-    def _apply(self, expr: Expr) -> Expr:
+    def _apply(self, expr: Expr, decides: bool) -> Expr:
         if not isinstance(expr, Call):
             return expr
         if expr.fn.startswith("cast:"):
@@ -75,8 +83,8 @@ class _Tidy:
         flat = fold(expr) if any(isinstance(arg, Const) for arg in expr.args) or expr.fn == "neg" else expr
         if not isinstance(flat, Call):
             return flat
-        new = _rewrite(flat)
-        return self.run(new) if new is not None else flat
+        new = _rewrite(flat, decides and is_float(flat, self.dtypes))
+        return self.run(new, decides) if new is not None else flat
 
     def _cast(self, expr: Call) -> Expr:
         (arg,) = expr.args
@@ -99,9 +107,9 @@ def _cast_literal(literal: Const, to: DType) -> Const | None:
 
 
 @lru_cache(maxsize=65536)
-def _rewrite(expr: Call) -> Expr | None:
+def _rewrite(expr: Call, to_the_last_bit: bool) -> Expr | None:
     """The first rule that fires at the root, its result not yet tidy; None when none does."""
-    for rule in RULES:
+    for rule in EXACT if to_the_last_bit else RULES:
         new = rule(expr)
         if new is not None and new != expr:
             return new
@@ -133,7 +141,11 @@ def _literals(e: Call) -> Expr | None:
     # Kernels hold float32: a product beyond its normal range would make infinities and zeros of its own.
     if inner is not None and 2.0**-126 <= abs(inner * b) < 2.0**127:
         assert isinstance(x, Call)
-        return call("mul", x.args[0], inner * b)
+        assert isinstance(x.args[1], Const)
+        assert isinstance(y, Const)
+        product = x.args[1].value * y.value  # of whole numbers, a whole number: an index stays one
+        if isinstance(product, float) or abs(product) < 1 << 63:
+            return call("mul", x.args[0], product)
     if e.fn == "mul" and b == -1:
         return call("neg", x)
     return None
@@ -238,6 +250,7 @@ def _choice(e: Call) -> Expr | None:
 RULES: tuple[Callable[[Call], Expr | None], ...] = (
     _literal_right, _literals, _power, _sigmoid, _reciprocal, _signs, _relu, _choice,
 )  # fmt: skip
+EXACT = (_literal_right, _power, _signs, _relu, _choice)
 
 
 def terms(expr: Expr, sign: int = 1) -> list[tuple[int, Expr]]:

@@ -119,6 +119,8 @@ def _fuse(
     done = tidy(substitute(rename(expr, names), table), dtypes)
     if sum(1 for _ in str(done).split("(")) > MAX_NODES_OF_EXPRESSION:
         raise Unreadable("the expression is too long for one kernel")
+    if not any(f"acc_{w.name}" in refs(done) for w in spec.weights):
+        raise Unreadable("the expression does not depend on the product")
     if isinstance(done, Call) and done.fn == f"cast:{kind.dtype.value}":
         done = done.args[0]
     outputs = tuple(

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from headrace.ir.expr import PREDICATES, Call, Const, Expr, Ref
 
 # Relative widening by a cast: half a step of the mantissa, rounded up.
-_STEP = {"cast:bf16": 2.0**-8, "cast:f16": 2.0**-10, "cast:f32": 2.0**-23, "cast:f64": 0.0}
+_STEP = {
+    "cast:bf16": 2.0**-8, "cast:f16": 2.0**-10, "cast:f32": 2.0**-23, "cast:f64": 0.0,
+    "round:bf16": 2.0**-8, "round:f16": 2.0**-10,
+}  # fmt: skip
 _F16_LARGEST = 65504.0
 _SLACK = 1e-6  # of functions that kernels compute in float32
 
@@ -66,7 +69,7 @@ def _apply(expr: Call, args: list[Interval]) -> Interval:
         return UNIT
     if expr.fn in _STEP:
         found = args[0].widened(_STEP[expr.fn])
-        if expr.fn == "cast:f16" and found.magnitude > _F16_LARGEST:
+        if expr.fn in ("cast:f16", "round:f16") and found.magnitude > _F16_LARGEST:
             return ANYTHING
         return found
     rule = _RULES.get(expr.fn)

@@ -24,7 +24,7 @@ from headrace.ir.ops import Extern, Reduce
 from headrace.ir.size import ZERO
 from headrace.ir.spec import Denominator, Normalizer, Stabilizer, Weighting
 from headrace.ir.types import dim
-from headrace.passes.algebra import number, strip, terms, tidy, total
+from headrace.passes.algebra import bare, number, strip, terms, tidy, total
 from headrace.passes.reading import Reader, typed
 
 SOFTMAX = Normalizer()
@@ -72,7 +72,7 @@ class Matcher:
         raise Unreadable("the scores are not normalized along the keys")
 
     def _plain(self, expr: Expr) -> Expr:
-        """Tidy, without roundings; where(m, exp(x), 0) as exp(where(m, x, -inf))."""
+        """Tidy, without roundings that do not decide; where(m, exp(x), 0) as exp(where(m, x, -inf))."""
         return _hide(tidy(strip(expr, self.reader.dtypes), self.reader.dtypes))
 
     def reduced(self, expr: Expr, kind: str) -> Expr | None:
@@ -125,7 +125,7 @@ class Matcher:
         return total([part for part in terms(exponent) if not self._cancels(*part)])
 
     def _cancels(self, sign: int, term: Expr) -> bool:
-        return _is_finite(term) or (sign < 0 and self.reduced(_unguarded(term), "max") is not None)
+        return _is_finite(term) or (sign < 0 and self.reduced(self._unguarded(term), "max") is not None)
 
     def _guarded(self, weights: Call) -> Weights:
         """where(row is hidden, 0, softmax), or where(visible, sigmoid, 0)."""
@@ -149,26 +149,45 @@ class Matcher:
         """Whether a condition says that every score of the row is -inf."""
         if isinstance(condition, Call) and condition.fn == "not":
             row = self.reduced(condition.args[0], "any")
-            return row in (call("ne", scores, _HIDDEN), call("not", call("eq", scores, _HIDDEN)))
+            if isinstance(row, Call) and row.fn == "not":
+                return self._compares(row.args[0], "eq", scores)
+            return self._compares(row, "ne", scores)
         if isinstance(condition, Call) and condition.fn == "eq" and condition.args[1] == _HIDDEN:
             row = self.reduced(condition.args[0], "max")
             # A row without its maximum is NaN where every score is -inf, so only literals may be left out.
-            return row is not None and total([p for p in terms(row) if not _is_finite(p[1])]) == scores
-        return self.reduced(condition, "all") == call("eq", scores, _HIDDEN)
+            return row is not None and self._same(
+                total([p for p in terms(row) if not _is_finite(p[1])]), scores
+            )
+        return self._compares(self.reduced(condition, "all"), "eq", scores)
+
+    def _compares(self, row: Expr | None, fn: str, scores: Expr) -> bool:
+        """Whether a row says of each score that it is -inf, or is not."""
+        return (
+            isinstance(row, Call)
+            and row.fn == fn
+            and row.args[1] == _HIDDEN
+            and self._same(row.args[0], scores)
+        )
+
+    def _unguarded(self, term: Expr) -> Expr:
+        """m of where(eq(abs(m), inf), 0, m): log-sum-exp does not subtract a maximum that is infinite."""
+        if isinstance(term, Call) and term.fn == "where":
+            condition, zero, m = term.args
+            if number(zero) == 0 and isinstance(condition, Call) and condition.fn == "eq":
+                size, infinite = condition.args
+                if infinite == Const(math.inf) and self._same(size, call("abs", m)):
+                    return m
+        return term
+
+    def _same(self, x: Expr, y: Expr) -> bool:
+        """Equal but for roundings and spelling, which a comparison with infinity leaves in what it reads."""
+        x, y = (tidy(bare(each, self.reader.dtypes), self.reader.dtypes) for each in (x, y))
+        return x == y
 
 
 def _is_finite(term: Expr) -> bool:
     value = number(term)
     return value is not None and math.isfinite(value)
-
-
-def _unguarded(term: Expr) -> Expr:
-    """m of where(eq(abs(m), inf), 0, m): log-sum-exp does not subtract a maximum that is infinite."""
-    if isinstance(term, Call) and term.fn == "where":
-        condition, zero, m = term.args
-        if number(zero) == 0 and condition == call("eq", call("abs", m), Const(math.inf)):
-            return m
-    return term
 
 
 def _hide(expr: Expr) -> Expr:

@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from headrace.ir.dtype import DType
-from headrace.ir.expr import Call, Expr, Ref
+from headrace.ir.expr import Call, Expr, Ref, conversion
 from headrace.ir.graph import Graph, Node
 from headrace.ir.ops import Extern, Input, Map, Reduce, Size, View
 from headrace.ir.types import dim
-from headrace.passes.algebra import number, strip, tidy
+from headrace.passes.algebra import bare, number, tidy
 from headrace.passes.intervals import ANYTHING, UNIT, Interval, bounds
 from headrace.passes.reading import typed
 
@@ -30,6 +30,7 @@ _SMALLEST_EPSILON = 1e-24
 # Rounding on the way: of x before it is squared, of the mean, and of the result, all to bfloat16 at worst.
 _ROUNDING = 1.02
 _F16_LARGEST = 65504.0
+_LOOKED_THROUGH = (DType.BF16, DType.F16, DType.F32)
 _DEEPEST = 64  # nodes between an operand and what bounds it
 
 
@@ -146,7 +147,7 @@ class Norms:
         """A map's expression without roundings."""
         assert isinstance(node.op, Map)
         dtypes = {f"x{at}": typed(operand).dtype for at, operand in enumerate(self.graph.operands(node))}
-        return tidy(strip(node.op.expr, dtypes), dtypes)
+        return tidy(bare(node.op.expr, dtypes), dtypes)
 
     # Elements
 
@@ -191,11 +192,14 @@ class Norms:
             return self.norm(env[expr.name]) if expr.name in env else None
         if not isinstance(expr, Call):
             return None
-        if expr.fn in ("cast:bf16", "cast:f32", "cast:f16", "neg", "abs"):
+        converted = conversion(expr)
+        if expr.fn in ("neg", "abs") or (converted is not None and converted[1] in _LOOKED_THROUGH):
             found = self._expression(expr.args[0], env)
-            if found is None or (expr.fn == "cast:f16" and found > _F16_LARGEST):
+            if found is None or (
+                converted is not None and converted[1] is DType.F16 and found > _F16_LARGEST
+            ):
                 return None
-            return found * (1.0 + (2.0**-8 if expr.fn.startswith("cast:") else 0.0))
+            return found * (1.0 if converted is None else 1.0 + 2.0**-8)
         if expr.fn in ("add", "sub"):
             one, other = (self._expression(arg, env) for arg in expr.args)
             return None if one is None or other is None else one + other

@@ -11,15 +11,16 @@ import sympy
 from headrace.errors import Unreadable
 from headrace.ir import index as maps
 from headrace.ir.dtype import DType
-from headrace.ir.expr import Call, Expr, Ref, call, refs, substitute, walk
+from headrace.ir.expr import Call, Expr, Ref, call, cast, refs, substitute, walk
 from headrace.ir.graph import Graph, Node
 from headrace.ir.index import Index, Shape
 from headrace.ir.ops import Contract, Kernel, Map, Reduce, Size, View
+from headrace.ir.rounding import HALVES, decisive
 from headrace.ir.size import ZERO
 from headrace.ir.spec import Attention
 from headrace.ir.steps import as_steps
 from headrace.ir.types import TensorType, dim
-from headrace.passes.algebra import number, rounded, tidy
+from headrace.passes.algebra import number, rounded, strip, tidy
 from headrace.passes.base import Pass
 from headrace.passes.claim import AUTO, Policy
 from headrace.passes.einsum import Einsum
@@ -195,6 +196,8 @@ class _Outline:
         q, k, v = operands
         scale = q.scale * k.scale
         product: Expr = Ref("s") if scale == 1.0 else call("mul", Ref("s"), scale)
+        if reader.dtypes[name] in HALVES:
+            product = cast(reader.dtypes[name], product)
         strict, loose = (split_mask(found.scores, finite=finite) for finite in (False, True))
         for score, mask in (loose, strict):
             extras = Extras(self.graph, domain, _LETTERS)
@@ -211,8 +214,10 @@ class _Outline:
             mask = normalize(substitute(mask, table), dtypes)
             if loose == strict or (sees_first_key(mask) and not _may_be_lowest(score, table)):
                 break
-        # What the spec says of the dot product is float32: casts between have gone, the scale is one factor.
-        score = rounded(tidy(_conditions(_factors(substitute(score, table)), dtypes), dtypes))
+        # What the spec says of the dot product is float32: casts that decide nothing have gone, the scale is
+        # one factor.
+        score = strip(substitute(score, table), dtypes | {"s": DType.F32})
+        score = rounded(tidy(_conditions(_factors(score, decisive(score)), dtypes), dtypes))
         d_k = typed(self.graph[q.name]).shape[-1]
         if not d_k.is_Integer:
             raise Unreadable(f"the head dimension {d_k} must be a known number")
@@ -311,11 +316,12 @@ def _queries_and_keys(graph: Graph, scores: Access, domain: Shape) -> tuple[Head
     )
 
 
-def _factors(expr: Expr) -> Expr:
-    """Division by a literal as multiplication: div(s, 8.0) -> mul(s, 0.125)."""
-    if not isinstance(expr, Call):
+def _factors(expr: Expr, exact: frozenset[Call]) -> Expr:
+    """Division by a literal as multiplication: div(s, 8.0) -> mul(s, 0.125). Calls of `exact` stay as they
+    are."""
+    if not isinstance(expr, Call) or expr in exact:
         return expr
-    args = tuple(_factors(arg) for arg in expr.args)
+    args = tuple(_factors(arg, exact) for arg in expr.args)
     divisor = number(args[1]) if expr.fn == "div" else None
     if divisor:
         return call("mul", args[0], 1.0 / divisor)

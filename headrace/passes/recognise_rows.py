@@ -16,6 +16,7 @@ from headrace.ir.graph import Graph, Node
 from headrace.ir.index import Shape
 from headrace.ir.infer import expr_dtype
 from headrace.ir.ops import Kernel, Map, Reduce, Size, View
+from headrace.ir.rounding import decided, is_cast, without
 from headrace.ir.spec import Extra, Output, Reduction, Rows
 from headrace.ir.types import TensorType, dim
 from headrace.passes.algebra import number, tidy
@@ -242,7 +243,9 @@ class _Writer:
             self.reductions.append((op.kind, body))
         found: Expr = Ref(f"r{self.reductions.index((op.kind, body))}")
         kind = typed(node).dtype
-        self._memo[name] = found if kind.is_floating else cast(kind, found)
+        # An extremum has the type already; whether the rounding of a sum decides, `spec` knows.
+        exact = kind is DType.F32 or (kind.is_floating and op.kind in ("max", "min"))
+        self._memo[name] = found if exact else cast(kind, found)
         return self._memo[name]
 
     def _mean(self, expr: Expr) -> Expr:
@@ -258,6 +261,7 @@ class _Writer:
         return Call(expr.fn, args)
 
     def _is_sum(self, expr: Expr) -> bool:
+        expr = expr.args[0] if isinstance(expr, Call) and is_cast(expr) else expr
         if not isinstance(expr, Ref) or not expr.name.startswith("r"):
             return False
         return self.reductions[int(expr.name[1:])][0] == "sum"
@@ -308,14 +312,23 @@ class _Writer:
         table: dict[str, Expr] = {name: Ref(extra.name) for name, (extra, _) in names.items()}
         dtypes = {extra.name: extra.dtype for extra, _ in names.values()}
         dtypes |= {f"r{at}": DType.F32 for at in range(len(self.reductions))} | {"count": DType.F32}
-        done = tidy(substitute(expr, table), dtypes)
+        bodies = {f"r{at}": substitute(body, table) for at, (_, body) in enumerate(self.reductions)}
+        done = substitute(expr, table)
+        known = decided([done], list(bodies.items()))
+
+        def written(value: Expr, decides: bool = False) -> Expr:
+            """Roundings of sums, of which a kernel holds the float32, only where they decide."""
+            return tidy(without(value, lambda each: each.args[0] in sums, decides=decides), dtypes)
+
+        sums = set(map(Ref, bodies))
+        done = written(done)
         if isinstance(done, Call) and done.fn == f"cast:{out.value}":
             done = done.args[0]
         return Rows(
             inputs=tuple(extra for extra, _ in names.values()),
             reductions=tuple(
-                Reduction(f"r{at}", kind, tidy(substitute(body, table), dtypes))
-                for at, (kind, body) in enumerate(self.reductions)
+                Reduction(name, kind, written(body, name in known))
+                for (name, body), (kind, _) in zip(bodies.items(), self.reductions, strict=True)
             ),
             outputs=(Output(out, done),),
             reduced=() if full else (0,),

@@ -178,6 +178,8 @@ PLAIN = (
     "Attention{q=f32; k=f32; v=f32; out=f32; heads=[2, 2, 2]; dims=[8, 8]; score=s; mask=true; "
     "normalizer=exp/sum/online; safe=false; extras=[]}"
 )
+SAFE = PLAIN.replace("safe=false", "safe=true")
+UNLICENSED = "without a unified maximum"
 SOFTMAX = (
     "Rows{inputs=[x:f32[rn]]; reductions=[m = max(x), s = sum(exp(sub(x, m)))]; "
     "outputs=[f32 = div(exp(sub(x, m)), s)]; reduced=[]}"
@@ -185,15 +187,23 @@ SOFTMAX = (
 
 
 @pytest.mark.parametrize(
-    ("plain", "licensed", "sizes"),
+    ("plain", "licensed", "sizes", "about"),
     [
-        (PLAIN, PLAIN.replace("online", "unified(16)"), (1, 1, 64)),
-        (PLAIN, PLAIN.replace("online", "unified(0, proven)"), (1, 1, 64)),
-        (SOFTMAX, SOFTMAX.replace("reduced=[]", "reduced=[]; phi=3"), (4, 64)),
+        (PLAIN, PLAIN.replace("online", "unified(16)"), (1, 1, 64), UNLICENSED),
+        (PLAIN, PLAIN.replace("online", "unified(0, proven)"), (1, 1, 64), UNLICENSED),
+        (SOFTMAX, SOFTMAX.replace("reduced=[]", "reduced=[]; phi=3"), (4, 64), UNLICENSED),
+        (PLAIN, SAFE, (1, 1, 64), "where rows of -inf are NaN"),
+        (
+            PLAIN,
+            SAFE.replace("online", "unified(16)"),
+            (1, 1, 64),
+            f"{UNLICENSED}, where rows of -inf are NaN",
+        ),
+        (SAFE, SAFE.replace("online", "unified(16)"), (1, 1, 64), UNLICENSED),
     ],
 )
-def test_rows_without_a_unified_maximum_are_priors_for_the_operation_that_may_use_one(
-    plain: str, licensed: str, sizes: tuple[int, ...]
+def test_rows_of_a_relative_are_priors_where_nothing_else_is_known(
+    plain: str, licensed: str, sizes: tuple[int, ...], about: str
 ) -> None:
     def measured(spec: str, schedule: str) -> Observation:
         return row(
@@ -207,7 +217,7 @@ def test_rows_without_a_unified_maximum_are_priors_for_the_operation_that_may_us
     answer = evidence.best(parse_spec(licensed), sizes, DEVICE)
     assert answer is not None
     assert (str(answer.schedule), answer.rung) == ("flat{block=16, stages=1}", Rung.SAME_DEVICE)
-    assert "without a unified maximum" in str(evidence.why(parse_spec(licensed), sizes, DEVICE)[-1])
+    assert f"({about})" in str(evidence.why(parse_spec(licensed), sizes, DEVICE)[-1])
     store.append([measured(licensed, "flat{block=64, stages=1}")])
     answer = evidence.best(parse_spec(licensed), sizes, DEVICE)
     assert answer is not None

@@ -194,6 +194,21 @@ def test_grouped_heads_read_the_key_head_by_division() -> None:
     assert ", ".join(map(text, index)) == "d0, d1 // 3, d2, d3"
 
 
+def test_arguments_that_a_pass_has_named_mean_the_same() -> None:
+    def step(x: torch.Tensor) -> torch.Tensor:
+        total = torch.full_like(x, 3.0) + x.sum(-1, keepdim=True) * x.amax(0) - x.mean(0)
+        return total[1:3].softmax(-1).transpose(0, 1).clamp(max=0.5)
+
+    module = traced(step, (torch.randn(4, 8),))
+    wanted = print_graph(capture(module).graph, notes=False)
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            names = [argument.name for argument in node.target._schema.arguments]
+            node.kwargs = dict(zip(names[1:], node.args[1:], strict=False)) | node.kwargs
+            node.args = node.args[:1]
+    assert print_graph(capture(module).graph, notes=False) == wanted
+
+
 def test_rounding_is_where_eager_rounds() -> None:
     """In bfloat16: arithmetic ends in a cast, products and bias round once, moving does not round."""
     x, w, b = torch.randn(4, 8).bfloat16(), torch.randn(6, 8).bfloat16(), torch.randn(6).bfloat16()

@@ -33,6 +33,9 @@ K2, V2 = data(2, 2, 7, 8, seed=3), data(2, 2, 7, 8, seed=4)
 BOOL_MASK = torch.rand(6, 7, generator=torch.Generator().manual_seed(1)) > 0.4
 HIDDEN_ROW = BOOL_MASK.clone()
 HIDDEN_ROW[2] = False
+LOWEST = Q.abs()
+LOWEST[:, 1:3, 1::2] = -torch.inf
+LOWEST[1, 0, 0, 3] = torch.inf
 FLOAT_MASK = data(2, 1, 6, 7, seed=5)
 sdpa = F.scaled_dot_product_attention
 
@@ -148,6 +151,9 @@ FUNCTIONS: dict[str, Case] = {
     "sdpa_hidden_row": (lambda q, k, v, m: sdpa(q, k, v, attn_mask=m), (Q, K, V, HIDDEN_ROW)),
     "sdpa_float_mask": (lambda q, k, v, m: sdpa(q, k, v, attn_mask=m, scale=0.3), (Q, K, V, FLOAT_MASK)),
     "sdpa_gqa": (lambda q, k, v: sdpa(q, k, v, is_causal=True, enable_gqa=True), (Q, K2, V2)),
+    "sdpa_rows_of_infinity": (sdpa, (LOWEST, K.abs(), V)),
+    "sdpa_causal_rows_of_infinity": (lambda q, k, v: sdpa(q, k, v, is_causal=True), (LOWEST, K.abs(), V)),
+    "softmax_of_rows_of_infinity": (lambda q, k, v: (q @ k.mT).softmax(-1) @ v, (LOWEST, K.abs(), V)),
     "sdpa_mqa": (lambda q, k, v: sdpa(q, k[:, :1], v[:, :1], enable_gqa=True), (Q, K2, V2)),
     "sdpa_three_dimensions": (lambda q, k, v: sdpa(q[0], k[0], v[0]), (Q, K, V)),
     "sdpa_wide_values": (lambda q, k, v: sdpa(q, k, torch.cat([v, v], -1)), (Q, K, V)),

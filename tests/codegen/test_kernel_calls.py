@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import linecache
+import os
 from pathlib import Path
 
 import pytest
@@ -157,6 +159,34 @@ def test_source_is_a_file_that_tools_can_read() -> None:
     again = instantiate(GEMM, "gemv", (1,))
     again(make(parse_spec(GEMM), (1,)))
     assert path.read_text() == built.source
+
+
+def test_a_kernel_directory_that_cannot_be_written_costs_nothing_but_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HEADRACE_CACHE_DIR", str(tmp_path / "file"))
+    inputs = make(parse_spec(GEMM), (3,))
+    built = instantiate(GEMM, "gemv", (3,))
+    assert_close(parse_spec(GEMM), built(inputs), inputs)
+    path = str(built.launch_info["path"])
+    linecache.checkcache()
+    assert linecache.getline(path, 1) == built.source.splitlines(keepends=True)[0]
+
+
+def test_a_full_disk_leaves_no_half_of_a_kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = os.replace
+
+    def full(source: str, target: str | Path) -> None:
+        if Path(target).is_relative_to(tmp_path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setenv("HEADRACE_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(os, "replace", full)
+    inputs = make(parse_spec(GEMM), (3,))
+    assert_close(parse_spec(GEMM), instantiate(GEMM, "gemv", (3,))(inputs), inputs)
+    assert list((tmp_path / "kernels").iterdir()) == []
 
 
 @pytest.mark.parametrize(("text", "flow", "sizes"), CASES)

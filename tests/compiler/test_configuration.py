@@ -60,6 +60,33 @@ def test_an_unknown_name_in_a_file_names_the_nearest(tmp_path: Path) -> None:
         configuration.load(start=tmp_path)
 
 
+def test_an_unknown_name_in_the_environment_names_the_nearest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HEADRACE_TUNNING", "off")
+    with pytest.raises(SettingsError, match=r"HEADRACE_TUNNING: .*did you mean 'tuning'"):
+        configuration.load(start=tmp_path)
+
+
+def test_an_empty_variable_is_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in configuration.Settings.model_fields:
+        monkeypatch.setenv(f"HEADRACE_{name.upper()}", "")
+    found = configuration.load(start=tmp_path)
+    assert {entry.origin for entry in found.origins} == {"default"}
+    assert found.records_folder.is_absolute()
+
+
+def test_a_tilde_is_the_home_folder_in_every_layer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "pyproject.toml").write_text('[tool.headrace]\ndatabase = "~/tuned.db"\n')
+    monkeypatch.setenv("HEADRACE_CACHE_DIR", "~/cache")
+    found = configuration.load({"dump": "~/graphs"}, start=tmp_path)
+    assert found.database_path == tmp_path / "home" / "tuned.db"
+    assert found.records_folder == tmp_path / "home" / "cache" / "graphs"
+    assert found.settings.dump == tmp_path / "home" / "graphs"
+    assert settings.kernel_directory() == str(tmp_path / "home" / "cache" / "kernels")
+
+
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("tuning = [")
     with pytest.raises(SettingsError, match=r"config\.toml is not TOML"):

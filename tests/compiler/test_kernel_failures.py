@@ -103,10 +103,13 @@ def test_the_next_best_dataflow_takes_the_place_of_one_that_failed(use: Callable
         table=MEASURED, others=("small", "absent", "broken", "large", "never"),
         small=_fails_at(3), absent=None, broken=_raises, large=product, never=product,
     )  # fmt: skip
-    with pytest.warns(HeadraceWarning, match="cannot launch"):
+    with pytest.warns(HeadraceWarning, match="cannot launch") as warned:
         call(3)
     for rows in (3, 5):
         call(rows)
+    (told,) = (str(each.message) for each in warned if each.category is HeadraceWarning)
+    assert told.startswith("headrace: small{} failed")
+    assert "large{} runs instead" in told
     assert recording.built == ["small", "absent", "broken", "large"]
     assert served() == {3: "large", 5: "small"}
     (decision,) = (decision for decision in RUNTIME.decisions() if decision.sizes == (3,))

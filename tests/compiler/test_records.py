@@ -42,6 +42,20 @@ def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path: Path) -> None:
     assert store.find("k1") == RECORD
 
 
+def test_a_folder_that_goes_away_costs_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RecordStore(tmp_path / "graphs")
+    written = Path.replace
+
+    def and_gone(self: Path, target: Path) -> None:
+        written(self, target).unlink()
+        self.parent.rmdir()
+
+    monkeypatch.setattr(Path, "replace", and_gone)
+    store.keep(RECORD)
+    assert store.find("k1") == RECORD
+    assert records.prune(tmp_path / "graphs") == 0
+
+
 def _aged(folder: Path, name: str, days: float) -> None:
     (folder / name).write_text("{}")
     then = time.time() - days * 86400

@@ -56,7 +56,13 @@ def test_an_empty_grid_runs_nothing(grid: tuple[int, ...]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("grid", "error"), [((2**31,), ValueError), ((2**70,), OverflowError), ((1.5,), TypeError)]
+    ("grid", "error"),
+    [
+        ((2**31,), ValueError),
+        ((2**70,), OverflowError),
+        ((1.5,), TypeError),
+        ((2**31 - 1, 2**31 - 1, 4), ValueError),
+    ],
 )
 def test_a_grid_that_is_none_is_an_error(grid: tuple[object, ...], error: type[Exception]) -> None:
     with pytest.raises(error):

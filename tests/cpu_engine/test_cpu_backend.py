@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import subprocess
@@ -16,6 +17,7 @@ import triton
 import triton.language as tl
 from triton.backends import backends
 from triton.language.extra import libdevice
+from triton.runtime.cache import FileCacheManager
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from headrace.codegen.cpu.backend import driver
@@ -160,6 +162,29 @@ def test_a_second_process_loads_the_cached_object(tmp_path: pathlib.Path) -> Non
     assert [r.stdout.split() for r in runs] == [["True", "True"], ["False", "True"]], runs[0].stderr
 
 
+@pytest.mark.parametrize("trouble", ["no folder", "no space"])
+def test_a_cache_that_cannot_be_written_costs_only_the_next_compilation(
+    trouble: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    folder = tmp_path / "cache"
+    if trouble == "no folder":
+        folder.write_text("")
+    else:
+        monkeypatch.setattr(FileCacheManager, "put", full)
+    signature = {"x": "*fp32", "y": "*fp32", "o": "*fp32", "n": "i32"}
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = str(folder)
+        for _ in range(2):
+            o = torch.zeros(100)
+            built = compile_direct(k.masked_add, signature, {"BLOCK": 128})
+            built(1, 1, 1, torch.ones(100), torch.ones(100), o, 100)
+            assert built.compile_ms > 0
+            assert o.eq(2).all()
+
+
 def test_importing_triton_loads_neither_torch_nor_llvmlite() -> None:
     script = """
         import sys, triton.backends
@@ -243,3 +268,24 @@ def test_direct_and_launched_kernels_agree() -> None:
     signature = {"x": "*fp32", "o": "*fp32", "n": "i32", "stride": "i32"}
     compile_direct(tiles.softmax_rows, signature, {"BLOCK": 128})(5, 1, 1, x, second, 100, 100)
     torch.testing.assert_close(first, second, rtol=1e-6, atol=1e-7)
+
+
+@triton.jit
+def lgamma(x, o, N: tl.constexpr):
+    i = tl.arange(0, N)
+    tl.store(o + i, libdevice.lgamma(tl.load(x + i)))
+
+
+@triton.jit
+def memcpy(x, o, N: tl.constexpr):
+    row = tl.reshape(tl.load(x + tl.arange(0, N)), (8, N // 8))
+    tl.store(o + tl.arange(0, 8)[:, None] * (N // 8) + tl.arange(0, N // 8)[None, :], row)
+
+
+@pytest.mark.parametrize("engine", ["vector", "reference"])
+def test_a_kernel_may_have_the_name_of_a_c_function_that_it_needs(engine: str) -> None:
+    x, o = torch.rand(1024, dtype=torch.float64) + 0.5, torch.zeros(1024, dtype=torch.float64)
+    memcpy[(1,)](x, o, 1024, engine=engine)
+    assert torch.equal(o, x)
+    lgamma[(1,)](x, o, 1024, engine=engine)
+    torch.testing.assert_close(o, torch.lgamma(x))

@@ -293,6 +293,36 @@ def test_a_forked_child_does_not_hang(before: bool) -> None:
     assert done.returncode == 0
 
 
+SMALL_STACK = """
+    import threading
+    import torch, triton
+    import cpu_kernels as k
+    from headrace.codegen.cpu.direct import compile_direct
+    kernel = compile_direct(k.swap_tensors, {"x": "*fp32", "o": "*fp32", "n": "i32"}, {"N": 1 << 16})
+    assert kernel.engine == "vector"
+    x, outputs = torch.randn(2 << 16), []
+
+    def launch():
+        outputs.append(torch.empty(2 << 16))
+        kernel(1, 1, 1, x, outputs[-1], 3)
+
+    launch()
+    threading.stack_size(256 << 10)
+    thread = threading.Thread(target=launch)
+    thread.start()
+    thread.join()
+    assert torch.equal(*outputs)
+"""
+
+
+def test_a_python_thread_may_have_a_small_stack() -> None:
+    script = textwrap.dedent(SMALL_STACK)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script], cwd=str(k.__file__).rsplit("/", 1)[0], timeout=90
+    )
+    assert done.returncode == 0
+
+
 def test_temporaries_larger_than_a_stack_are_fine() -> None:
     x = torch.randn(512, 512)
     o = torch.empty(512, 512)

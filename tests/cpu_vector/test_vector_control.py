@@ -9,7 +9,7 @@ import triton.language as tl
 import vector_kernels as k
 from vector_support import run, ttir_of, worst
 
-from headrace.codegen.cpu import jit, target
+from headrace.codegen.cpu import jit, runtime, target
 from headrace.codegen.cpu.lower import lower
 from headrace.codegen.cpu.parse import parse
 
@@ -198,3 +198,51 @@ def test_a_bound_that_has_no_vector_form_is_not_looked_at_in_branches_before_it(
     assert kernel.llvm_ir.count(f'call void @"{jit.ISLAND}') == 1
     assert torch.equal(y[:15], (x * 2 if positive else x.abs() - 1)[:15])
     assert not y[15:64].any()
+
+
+_UNEQUAL_STEPS = """
+module {
+  tt.func public @kernel(%y: !tt.ptr<i32>, %n: i32) {
+    %zero = arith.constant 0 : i32
+    %one = arith.constant 1 : i32
+    %start = arith.constant dense<0> : tensor<4xi32>
+    %steps = arith.constant dense<[1, 10, 100, 1000]> : tensor<4xi32>
+    %sum = scf.for %i = %zero to %n step %one iter_args(%a = %start) -> (tensor<4xi32>) : i32 {
+      %next = arith.addi %a, %steps : tensor<4xi32>
+      scf.yield %next : tensor<4xi32>
+    }
+    %at = tt.make_range {end = 4 : i32, start = 0 : i32} : tensor<4xi32>
+    %all = tt.splat %y : !tt.ptr<i32> -> tensor<4x!tt.ptr<i32>>
+    %to = tt.addptr %all, %at : tensor<4x!tt.ptr<i32>>, tensor<4xi32>
+    tt.store %to, %sum : tensor<4x!tt.ptr<i32>>
+    tt.return
+  }
+}
+"""
+
+
+def test_a_carried_tile_whose_elements_grow_by_different_constants():
+    host = target.host()
+    lowered = lower(parse(_UNEQUAL_STEPS), host, "vector")
+    shared = runtime.get(host)
+    loaded = jit.load(jit.emit(lowered.ir, host).obj, (lowered.entry,), shared.known, host)
+    y = torch.zeros(4, dtype=torch.int32)
+    shared.callable(loaded.addresses[lowered.entry], lowered.letters, loaded)(1, 1, 1, y, 3)
+    assert y.tolist() == [3, 30, 300, 3000]
+
+
+@triton.jit
+def _long_way(x, y, step, N: tl.constexpr, STEPS: tl.constexpr):
+    i = tl.arange(0, N)
+    at = x + i
+    for t in tl.static_range(STEPS):
+        at += step * (tl.program_id(0) + t)
+    tl.store(y + i, tl.load(at))
+
+
+def test_a_long_chain_of_pointer_additions_is_vectorised():
+    steps = 400
+    x, y = torch.randn(steps * steps), torch.zeros(32)
+    run(_long_way, [1], x, y, 1, N=32, STEPS=steps)
+    start = steps * (steps - 1) // 2
+    assert torch.equal(y, x[start : start + 32])

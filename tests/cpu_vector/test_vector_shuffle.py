@@ -168,6 +168,18 @@ def test_gather(r: int, c: int, i: int, axis: int, dtype: torch.dtype):
     assert torch.equal(y, x.gather(axis, index.long()))
 
 
+@pytest.mark.parametrize("engine", ["vector", "reference"])
+@pytest.mark.parametrize(
+    ("dtype", "n"), [(torch.uint8, 256), (torch.uint16, 1 << 16), (torch.bool, 2)], ids=str
+)
+def test_a_narrow_index_has_no_sign(dtype: torch.dtype, n: int, engine: str):
+    x = torch.randn(1, n)
+    index = torch.randint(0, n, (1, 64)).to(dtype)
+    y = torch.zeros(1, 64)
+    run(_gather, [1], x, index, y, R=1, C=n, J=64, AXIS=1, engine=engine)
+    assert torch.equal(y, x.gather(1, index.long()))
+
+
 def test_an_index_outside_is_clamped():
     x = torch.randn(4, 16)
     index = torch.full((4, 16), 2**30, dtype=torch.int32)

@@ -19,6 +19,7 @@ TEXT = f"""
 @.empty = internal constant [61 x i8] c"argument %zd is a tensor without memory (of the meta device)\\00"
 @.wide = internal constant [56 x i8] c"argument %zd does not fit the %zd bits of its parameter\\00"
 @.grid = internal constant [61 x i8] c"dimension %zd of the grid is %lld; at most 2147483647 can be\\00"
+@.programs = internal constant [62 x i8] c"a grid of %lld x %lld x %lld programs; fewer than 2^63 can be\\00"
 @.count = internal constant [54 x i8] c"the compiled kernel takes %zd arguments with the grid\\00"
 
 declare ptr @PyEval_SaveThread()
@@ -38,6 +39,7 @@ declare ptr @PyObject_Type(ptr)
 declare void @Py_IncRef(ptr)
 declare void @Py_DecRef(ptr)
 declare i64 @llvm.smax.i64(i64, i64)
+declare {{ i64, i1 }} @llvm.smul.with.overflow.i64(i64, i64)
 declare double @llvm.fabs.f64(double)
 
 ; f64 to f32, rounded to odd: rounded again, to 16 bits, it is as if it had been rounded once.
@@ -285,6 +287,15 @@ run:
   %pg2 = getelementptr i64, ptr %grid, i64 2
   %gz64 = load i64, ptr %pg2
   %gz = trunc i64 %gz64 to i32
+  %gxy = mul i64 %g0, %gy64
+  %programs = call {{ i64, i1 }} @llvm.smul.with.overflow.i64(i64 %gxy, i64 %gz64)
+  %toomany = extractvalue {{ i64, i1 }} %programs, 1
+  br i1 %toomany, label %gridmany, label %launch
+gridmany:
+  %ve1 = load ptr, ptr @PyExc_ValueError
+  %f4 = call ptr (ptr, ptr, ...) @PyErr_Format(ptr %ve1, ptr @.programs, i64 %g0, i64 %gy64, i64 %gz64)
+  ret ptr null
+launch:
   %state = call ptr @PyEval_SaveThread()
   %failure = call ptr @hr_run(ptr %worker, ptr %slots, i32 %gx, i32 %gy, i32 %gz)
   call void @PyEval_RestoreThread(ptr %state)

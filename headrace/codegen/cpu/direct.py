@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import pathlib
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +16,8 @@ from headrace.codegen.cpu.backend import compiler
 from headrace.codegen.cpu.backend import options as cpu_options
 from headrace.codegen.cpu.fork import exclusive
 from headrace.errors import CpuEngineError
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -91,19 +94,19 @@ def compile_direct(
     backend = compiler.CpuBackend(gpu_target())
     parsed = cpu_options.parse(dict(options or {}), backend.arch)
     key = f"direct-{source.hash()}-{backend.hash()}-{parsed.hash()}"
-    cache = get_cache_manager(hashlib.sha256(key.encode()).hexdigest())
     start = time.perf_counter()
-    found = _cached(cache)
+    try:
+        cache = get_cache_manager(hashlib.sha256(key.encode()).hexdigest())
+    except OSError as error:  # a read-only or full place
+        log.debug("%s is not kept: %s", fn.__name__, error)
+        cache = None
+    found = None if cache is None else _cached(cache)
     elapsed = 0.0
     if found is None:
         metadata, text, sealed = _compile(source, backend, parsed)
         elapsed = (time.perf_counter() - start) * 1e3
-        files = {
-            "kernel.llir": cache.put(text, "kernel.llir", binary=False),
-            "kernel.obj": cache.put(sealed, "kernel.obj"),
-            "kernel.json": cache.put(json.dumps(metadata), "kernel.json", binary=False),
-        }
-        cache.put_group("kernel.json", files)
+        if cache is not None:
+            _keep(cache, metadata, text, sealed)
         found = metadata, text, seal.opened(sealed) or b""
     metadata, text, obj = found
     shared = runtime.get(host)
@@ -112,6 +115,19 @@ def compile_direct(
     return DirectKernel(
         fn.__name__, launch, metadata["engine"], metadata["engine_reason"], elapsed, text, metadata, loaded
     )
+
+
+def _keep(cache: Any, metadata: dict[str, Any], text: str, sealed: bytes) -> None:
+    """Put an entry into the cache; where that cannot be written the next process compiles again."""
+    try:
+        files = {
+            "kernel.llir": cache.put(text, "kernel.llir", binary=False),
+            "kernel.obj": cache.put(sealed, "kernel.obj"),
+            "kernel.json": cache.put(json.dumps(metadata), "kernel.json", binary=False),
+        }
+        cache.put_group("kernel.json", files)
+    except OSError as error:
+        log.debug("%s is not kept: %s", metadata["name"], error)
 
 
 def _cached(cache: Any) -> tuple[dict[str, Any], str, bytes] | None:

@@ -76,8 +76,6 @@ class Runtime:
     """
 
     known: dict[str, int]
-    call_address: int
-    run_address: int
     openmp: str | None
     owner: object
     method: _MethodDef
@@ -141,7 +139,7 @@ def _build(target: CpuTarget) -> Runtime:
             jit.address_of("_ZN2at15get_num_threadsEv") or known["omp_get_max_threads"]
         )
     ir = runtime_ir.text(parallel=path is not None)
-    exports = ("hr_init", "hr_call", "hr_run", "hr_forked", *_FOR_KERNELS)
+    exports = ("hr_init", "hr_call", "hr_forked", *_FOR_KERNELS)
     loaded = jit.load(jit.emit(ir, target).obj, exports, known, target)
     if ctypes.PYFUNCTYPE(ctypes.c_int)(loaded.addresses["hr_init"])():
         raise CpuEngineError("no thread-specific key is left (pthread_key_create)")
@@ -156,11 +154,4 @@ def _build(target: CpuTarget) -> Runtime:
     method = _MethodDef(b"kernel", loaded.addresses["hr_call"], _METH_FASTCALL, None)
     kernel_symbols = {n: loaded.addresses[n] for n in _FOR_KERNELS}
     owner: Any = (loaded.owner, forked)
-    return Runtime(
-        kernel_symbols,
-        loaded.addresses["hr_call"],
-        loaded.addresses["hr_run"],
-        path,
-        owner,
-        method,
-    )
+    return Runtime(kernel_symbols, path, owner, method)

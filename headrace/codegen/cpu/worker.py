@@ -1,8 +1,8 @@
 """The loop over programs that wraps every lowered kernel, and the letters of its arguments.
 
-A lowered kernel is ``void @NAME(args..., i32 pid_x, i32 pid_y, i32 pid_z, i32 grid_x, i32 grid_y, i32
-grid_z)``. The worker reads the arguments once from their 8-byte slots, then takes chunks of linear program
-ids (x fastest) that no other thread has taken (:mod:`headrace.codegen.cpu.runtime`).
+A lowered kernel is ``void @NAME.program(args..., i32 pid_x, i32 pid_y, i32 pid_z, i32 grid_x, i32 grid_y,
+i32 grid_z)``. The worker reads the arguments once from their 8-byte slots, then takes chunks of linear
+program ids (x fastest) that no other thread has taken (:mod:`headrace.codegen.cpu.runtime`).
 """
 
 from __future__ import annotations
@@ -41,6 +41,12 @@ def ir_type(type_: Type) -> str:
     if type_.name in _FLOAT_LETTERS:
         return _FLOAT_LETTERS[type_.name][1]
     return f"i{type_.bits}"
+
+
+def symbol_of(name: str) -> str:
+    """Symbol of the lowered kernel ``name``: with a dot, as a kernel may be called ``sin`` or ``memcpy``, and
+    C's function of that name is called by the same module."""
+    return f"{name}.program"
 
 
 def _waits(kernel: Function) -> bool:
@@ -141,7 +147,7 @@ program:
   %x = phi i32 [ %x0t, %begin ], [ %x1, %program ]
   %y = phi i32 [ %y0t, %begin ], [ %y1, %program ]
   %z = phi i32 [ %z0t, %begin ], [ %z1, %program ]
-  call void @"{name}"({"".join(call)}i32 %x, i32 %y, i32 %z, i32 %gx, i32 %gy, i32 %gz)
+  call void @"{symbol_of(name)}"({"".join(call)}i32 %x, i32 %y, i32 %z, i32 %gx, i32 %gy, i32 %gz)
   %p1 = add i64 %p, 1
   %xn = add i32 %x, 1
   %xw = icmp eq i32 %xn, %gx

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from headrace.codegen import expr_triton as et
 from headrace.codegen.expr_triton import Code, Kind, Value
 from headrace.codegen.plan import Buffer, Param, conversion, pointer
-from headrace.codegen.rows.softmax import Pair, rewritten
+from headrace.codegen.rows.softmax import Pair, rewritten, rows_decided
 from headrace.ir.expr import Expr, refs
 from headrace.ir.spec import Extra, Reduction, Rows
 
@@ -125,6 +125,10 @@ class Scope:
         return et.conjunction(guards)
 
     @property
+    def decided(self) -> frozenset[str]:
+        return rows_decided(self.spec)
+
+    @property
     def varying(self) -> frozenset[str]:
         return frozenset(extra.name for extra in self.spec.inputs if "n" in extra.dims)
 
@@ -168,7 +172,7 @@ class Scope:
     def lane_step(self, reductions: tuple[Reduction, ...], *, pair: bool) -> LaneStep:
         """Reductions of blocks folded into lanes, with the softmax pair or without."""
         env, shape = self.env(), "[BLOCK_N // LANES, LANES]"
-        args = tuple(_lane_reduction(r, self._value(r.expr, env, shape)) for r in reductions)
+        args = tuple(_lane_reduction(r, self._reduced(r, env, shape)) for r in reductions)
         exprs = [r.expr for r in reductions]
         score = tail = Code("")
         if pair:
@@ -241,9 +245,15 @@ class Scope:
             for at, o in enumerate(self.spec.outputs)
         )
 
-    def _value(self, expr: Expr, env: Mapping[str, Value], shape: str, *, apart: bool = False) -> str:
+    def _reduced(self, reduction: Reduction, env: Mapping[str, Value], shape: str) -> str:
+        """What a reduction reads of an element."""
+        return self._value(reduction.expr, env, shape, decides=reduction.name in self.decided)
+
+    def _value(
+        self, expr: Expr, env: Mapping[str, Value], shape: str, *, apart: bool = False, decides: bool = False
+    ) -> str:
         """A value per element, in float32; with `apart` it is subtracted from in the template."""
-        value = et.as_float(et.render(self.written(expr), env))
+        value = et.as_float(et.render(self.written(expr), env, decides=decides))
         if apart:
             value = et.rounded_product(value)
         if not refs(expr) & self.varying:
@@ -251,7 +261,7 @@ class Scope:
         return str(et.filled(value, shape))
 
     def _reduction(self, reduction: Reduction, env: Mapping[str, Value], shape: str) -> ReductionArg:
-        text = self._value(reduction.expr, env, shape)
+        text = self._reduced(reduction, env, shape)
         identity = IDENTITY[reduction.kind]
         if self.column:
             text = f"tl.where({self.column}, {text}, {identity})"

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from headrace.ir.dtype import DType
 from headrace.ir.expr import Call, Const, Expr, Ref, call, refs
+from headrace.ir.rounding import decided, without
 from headrace.ir.spec import Reduction, Rows
 
 LOG2_E = math.log2(math.e)
@@ -72,9 +73,23 @@ def pair_of(spec: Rows) -> Pair | None:
                 break
             weights[reduction.name] = weight
         else:
+            if _decides(spec, found):
+                return None
             if all((w := _weight(o.expr, weights)) is not None and w.invariant for o in spec.outputs):
                 return found
     return None
+
+
+def _decides(spec: Rows, pair: Pair) -> bool:
+    """Whether a jump reads what the pair computes from scores that it does not round as their expression
+    says."""
+    exact = all(r.expr == plain(r.expr) for r in spec.reductions if r.name in (pair.top, pair.total))
+    return not exact and not rows_decided(spec).isdisjoint((pair.top, pair.total))
+
+
+def rows_decided(spec: Rows) -> frozenset[str]:
+    """The inputs and reductions that a jump reads: they are computed with their roundings."""
+    return decided((o.expr for o in spec.outputs), [(r.name, r.expr) for r in spec.reductions])
 
 
 def rewritten(expr: Expr, pair: Pair, varying: frozenset[str]) -> Expr:
@@ -120,12 +135,8 @@ def _safe(name: str) -> Expr:
 
 
 def plain(expr: Expr) -> Expr:
-    """Without casts between floating types, which kernels do not make."""
-    if not isinstance(expr, Call):
-        return expr
-    if expr.fn.startswith("cast:") and DType(expr.fn.removeprefix("cast:")).is_floating:
-        return plain(expr.args[0])
-    return Call(expr.fn, tuple(plain(arg) for arg in expr.args))
+    """Without casts between floating types, which kernels do not make but where they decide."""
+    return without(expr, lambda each: True)
 
 
 def _reduced(kind: str, weight: _Weight | None) -> _Weight | None:

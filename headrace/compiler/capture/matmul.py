@@ -109,8 +109,9 @@ def attend(
 ) -> Node:
     """softmax(scale * q k^T + mask) v, with float32 between, rounded once.
 
-    A row that a mask hides from every key gives zeros, as every eager implementation does. `causal` is
-    aligned top left: key j is visible to query i where j <= i.
+    A row of nothing but -inf gives zeros, as in every eager implementation: whether a mask hides its keys
+    or infinite queries and keys make its scores. `causal` is aligned top left: key j is visible to query i
+    where j <= i.
     """
     if dropout or not typed(q).dtype.is_floating:
         raise Unmodelled
@@ -142,7 +143,7 @@ def attend(
             expr = call("add", expr, bias)
     shape = broadcast_shape([typed(operand).shape for operand in operands])
     score = b.map(expr, operands, dtype, shape)
-    p = weights(b, score, -1, safe=mask is not None, dtype=dtype)
+    p = weights(b, score, -1, safe=True, dtype=dtype)
     return batched(b, p, v, "ij,jk->ik", typed(q).dtype)
 
 

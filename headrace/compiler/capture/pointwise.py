@@ -15,14 +15,16 @@ from torch import fx
 from headrace.compiler.capture.builder import Builder, Operand, Scalar, Shape, Unmodelled, literal, typed
 from headrace.compiler.capture.views import identity
 from headrace.ir.dtype import DType
-from headrace.ir.expr import Const, Expr, Ref, call, cast, parse
+from headrace.ir.expr import Const, Expr, Ref, call, cast, parse, substitute
 from headrace.ir.graph import Node
+from headrace.ir.rounding import HALVES
 from headrace.ir.types import TensorType, dim
 
 aten = torch.ops.aten
 prims = torch.ops.prims
 
 Entry = Callable[..., Node]
+_WIDE = (DType.I16, DType.I32, DType.I64)  # 16-bit floats hold every number of a byte
 
 
 def result_type(b: Builder) -> TensorType:
@@ -51,7 +53,12 @@ def formula(text: str, *defaults: Scalar) -> Entry:
 
 
 def compute(b: Builder, expr: Expr, operands: Sequence[Operand]) -> Node:
-    return b.map(expr, operands, result_type(b).dtype, result_type(b).shape)
+    """The formula over operands, of which integers are rounded where torch promotes them to 16-bit floats."""
+    dtype = result_type(b).dtype
+    if dtype in HALVES:
+        names = [f"x{at}" for at, x in enumerate(operands) if isinstance(x, Node) and typed(x).dtype in _WIDE]
+        expr = substitute(expr, {name: cast(dtype, Ref(name)) for name in names}) if names else expr
+    return b.map(expr, operands, dtype, result_type(b).shape)
 
 
 def _refs(expr: Expr) -> list[Ref]:
@@ -85,10 +92,14 @@ def div_mode(b: Builder, x: Operand, y: Operand, *, rounding_mode: str | None = 
     if rounding_mode is None:
         return compute(b, parse("div(x0, x1)"), [x, y])
     if rounding_mode == "floor":
-        return compute(b, parse("floor(div(x0, x1))" if floating else "floordiv(x0, x1)"), [x, y])
+        # Not floor(x / y), since the quotient itself may round up to a whole number.
+        return compute(b, parse("floordiv(x0, x1)"), [x, y])
     if not floating:
         raise Unmodelled
-    quotient = "div(x0, x1)"
+    # Eager truncates the rounded quotient, but keeps that of a number in float32.
+    dtype = result_type(b).dtype
+    rounds = dtype in HALVES and isinstance(y, Node) and bool(typed(y).rank)
+    quotient = f"cast:{dtype.value}(div(x0, x1))" if rounds else "div(x0, x1)"
     return compute(b, parse(f"where(lt({quotient}, 0), ceil({quotient}), floor({quotient}))"), [x, y])
 
 
@@ -105,6 +116,19 @@ def gelu(b: Builder, x: Node, *, approximate: str = "none") -> Node:
         inner = "mul(0.7978845608028654, add(x0, mul(0.044715, mul(mul(x0, x0), x0))))"
         return compute(b, parse(f"mul(mul(0.5, x0), add(1.0, tanh({inner})))"), [x])
     return compute(b, parse("mul(mul(0.5, x0), add(1.0, erf(mul(x0, 0.7071067811865476))))"), [x])
+
+
+def remainder(b: Builder, x: Operand, y: Operand) -> Node:
+    """x mod y; eager rounds a number to the type of the tensor."""
+    dtype = result_type(b).dtype
+    x, y = (_in_type(v, dtype) for v in (x, y))
+    return compute(b, parse("mod(x0, x1)"), [x, y])
+
+
+def _in_type(x: Operand, dtype: DType) -> Operand:
+    if isinstance(x, (bool, int, float)) and dtype in HALVES:
+        return float(torch.tensor(x, dtype=dtype.to_torch()).item())
+    return x
 
 
 def clamp(b: Builder, x: Node, low: Operand | None = None, high: Operand | None = None) -> Node:
@@ -131,7 +155,7 @@ def comparison(fn: str) -> Entry:
 
     def entry(b: Builder, x: Operand, y: Operand) -> Node:
         sides: list[Expr] = [Ref("x0"), Ref("x1")]
-        one, other = (_example(arg) for arg in b.fx.args)
+        one, other = (_example(arg) for arg in (*b.fx.args, *b.fx.kwargs.values()))
         common = torch.result_type(one, other)
         if common.is_floating_point:
             sides = [_rounded(side, f"x{at}", common) for at, side in enumerate((x, y))]
@@ -185,17 +209,6 @@ def bitwise(fn: str) -> Entry:
         return compute(b, call(fn, *(Ref(f"x{at}") for at in range(len(operands)))), operands)
 
     return entry
-
-
-def convert(b: Builder, x: Node, dtype: torch.dtype | None = None, *_: object, **kwargs: object) -> Node:
-    """Casts. A cast to the same type is the identity; moving between devices or layouts is not modelled."""
-    wanted = b.fx.meta["val"]
-    given = b.fx.all_input_nodes[0].meta["val"]
-    if wanted.device != given.device or wanted.layout != given.layout:
-        raise Unmodelled
-    if result_type(b).dtype == typed(x).dtype:
-        return identity(b, x)
-    return compute(b, Ref("x0"), [x])
 
 
 def masked_fill(b: Builder, x: Node, mask: Node, value: Operand) -> Node:
@@ -304,7 +317,8 @@ TABLE: Mapping[object, Callable[..., Node | tuple[Node | None, ...]]] = {
     },
     **_both("mul", "mul(x0, x1)"),
     **_both("div", "div(x0, x1)"),
-    **_both("remainder", "mod(x0, x1)"),
+    aten.remainder.Tensor: remainder,
+    aten.remainder.Scalar: remainder,
     aten.add.Tensor: add,
     aten.add.Scalar: add,
     aten.sub.Tensor: sub,
@@ -348,9 +362,6 @@ TABLE: Mapping[object, Callable[..., Node | tuple[Node | None, ...]]] = {
     aten.bitwise_or.Tensor: bitwise("or"),
     aten.bitwise_not.default: bitwise("not"),
     aten.bitwise_xor.Tensor: bitwise("ne"),
-    aten._to_copy.default: convert,
-    aten.to.dtype: convert,
-    prims.convert_element_type.default: convert,
     aten.masked_fill.Scalar: masked_fill,
     aten.masked_fill.Tensor: masked_fill,
     aten.full.default: fill,

@@ -15,7 +15,7 @@ from types import MappingProxyType
 import torch
 from torch import fx
 
-from headrace.compiler.capture import indexing, matmul, pointwise, reductions, views
+from headrace.compiler.capture import conversions, indexing, matmul, pointwise, reductions, views
 from headrace.compiler.capture.builder import Builder, Unmodelled, is_getitem, size_of, type_of
 from headrace.ir.dtype import DType
 from headrace.ir.graph import Graph, Node
@@ -27,7 +27,14 @@ Entry = Callable[..., "Node | tuple[Node | None, ...]"]
 OpOverload = type(torch.ops.aten.add.Tensor)
 
 TABLE: Mapping[object, Entry] = MappingProxyType(
-    {**views.TABLE, **pointwise.TABLE, **reductions.TABLE, **matmul.TABLE, **indexing.TABLE}
+    {
+        **views.TABLE,
+        **pointwise.TABLE,
+        **conversions.TABLE,
+        **reductions.TABLE,
+        **matmul.TABLE,
+        **indexing.TABLE,
+    }
 )
 """ATen or prims overload -> entry(builder, *args, **kwargs). Tensor arguments arrive as IR nodes, sizes as
 sympy. Add an op by adding one entry to the table of its family's module."""
@@ -123,8 +130,9 @@ class _Walk:
         if entry is not None:
             builder = Builder(self.graph, node, source)
             try:
-                args = [self._argument(arg) for arg in node.args]
-                kwargs = {key: self._argument(arg) for key, arg in node.kwargs.items()}
+                given, named = _by_place(node)
+                args = [self._argument(arg) for arg in given]
+                kwargs = {key: self._argument(arg) for key, arg in named.items()}
                 value = builder.commit(entry(builder, *args, **kwargs))
             except (Unmodelled, TypeError):
                 # A TypeError is an argument that the entry does not take.
@@ -179,6 +187,20 @@ class _Walk:
 
 
 _INDEX = TensorType(DType.I64, ())
+
+
+def _by_place(node: fx.Node) -> tuple[list[object], dict[str, object]]:
+    """An operator's arguments by their places in its schema, where tracing puts them; a pass may have named
+    them.
+    """
+    given: list[object] = list(node.args)
+    named: dict[str, object] = dict(node.kwargs)
+    if named and isinstance(node.target, OpOverload):
+        places = [each for each in node.target._schema.arguments if not each.kwarg_only]
+        last = max((at for at, each in enumerate(places) if each.name in named), default=-1)
+        for each in places[len(given) : last + 1]:
+            given.append(named.pop(each.name, each.default_value))
+    return given, named
 
 
 def _written(node: fx.Node) -> list[fx.Node]:

@@ -112,7 +112,8 @@ class Attention:
     `mask` one that is true where key j is visible, over the indices and extras (`true` when absent).
     Causal: `le(j, i)`. A static cache: `le(j, add(i, p))` with p:i64[], the number of keys before this call;
     a conjunct of the form `le(j, e)` or `lt(j, e)` whose e does not read j bounds the keys that are read.
-    A row in which no key is visible gives what eager gives: NaN under `safe=false`, zero under `safe=true`.
+    A row whose scores are all -inf, hidden or not, gives what eager gives: NaN under `safe=false` (softmax),
+    zeros under `safe=true` (scaled dot-product attention). A score that is NaN makes its row NaN under both.
     Extras have dims out of `bhij`; an extra of dims `bh..` varies with the query head.
     Sizes known at run time: (b, i, j).
     """

@@ -13,11 +13,12 @@ from headrace.codegen.cpu.reference.control import PROGRAM, FunctionLowering
 from headrace.codegen.cpu.reference.emitter import Emitter
 from headrace.codegen.cpu.target import CpuTarget
 from headrace.codegen.cpu.ttir import Function, Module, Op, Value
-from headrace.codegen.cpu.worker import ir_type
+from headrace.codegen.cpu.worker import ir_type, symbol_of
 
 
 def lower(function: Function, module: Module, target: CpuTarget) -> str:
-    """LLVM IR of ``void @NAME(args..., i32 pid_x, pid_y, pid_z, grid_x, grid_y, grid_z)`` and what it needs.
+    """LLVM IR of ``void @NAME.program(args..., i32 pid_x, pid_y, pid_z, grid_x, grid_y, grid_z)`` and of what
+    it needs.
 
     Raises:
         UnsupportedTtir: an operation that no rule covers, naming it and the kernel's source line.
@@ -59,7 +60,7 @@ class Unit:
             ]
         else:
             opening = ["  %callee_frame = getelementptr i8, ptr null, i64 0"]
-        return _define(function.name, params, opening, e)
+        return _define(symbol_of(function.name), params, opening, e)
 
     def outlined(self, op: Op, operands: Sequence[Value], name: str) -> tuple[str, int]:
         """One operation as ``void @NAME(ptr operands..., ptr results..., ptr frame, i32 program...)``.

@@ -89,6 +89,7 @@ def gather(e: Emitter, op: Op) -> None:
     """result[.., i, ..] = source[.., index[.., i, ..], ..] along ``axis``.
 
     Triton leaves an index outside the dimension undefined; here it is clamped, so that nothing else is read.
+    An index of fewer than 32 bits has no sign, as on a GPU.
     """
     source_value, index_value = op.operands
     source, shape, axis = shape_of(source_value.type), shape_of(op.result.type), op.int_attr("axis")
@@ -96,7 +97,8 @@ def gather(e: Emitter, op: Op) -> None:
     with e.nest(shape) as index:
         at = e.linear(index, shape)
         raw = e.read(index_value, at)
-        wide = raw if element.bits == 64 else e.let(f"sext i{element.bits} {raw} to i64")
+        verb = "sext" if element.bits == 32 else "zext"
+        wide = raw if element.bits == 64 else e.let(f"{verb} i{element.bits} {raw} to i64")
         low = e.call("i64", "llvm.smax.i64", ("i64", wide), ("i64", "0"))
         picked = list(index)
         picked[axis] = e.call("i64", "llvm.smin.i64", ("i64", low), ("i64", str(source[axis] - 1)))
@@ -114,9 +116,7 @@ def histogram(e: Emitter, op: Op) -> None:
         e.write(op.result, "0", i)
     with e.loop(source.type.numel) as i:
         value = e.read(source, i)
-        inside = (
-            e.let(f"icmp ult i{element.bits} {value}, {bins}") if element.bits > 8 or bins < 256 else "true"
-        )
+        inside = e.let(f"icmp ult i{element.bits} {value}, {bins}") if bins < 1 << element.bits else "true"
         if len(op.operands) > 1:
             inside = e.let(f"and i1 {inside}, {e.read(op.operands[1], i)}")
         with e.when(inside):

@@ -50,7 +50,8 @@ def unfused(ir: str) -> str:
 
 
 def lower(function: Function, module: Module, target: CpuTarget) -> Vectorised:
-    """LLVM IR of ``void @NAME(arguments, i32 pid_x, pid_y, pid_z, grid_x, grid_y, grid_z)`` for one program.
+    """LLVM IR of ``void @NAME.program(args..., i32 pid_x, pid_y, pid_z, grid_x, grid_y, grid_z)`` for one
+    program.
 
     Raises:
         VectorDeclined: the kernel has a construct that is not vectorised; nothing has been done.

@@ -34,7 +34,8 @@ SIZES = {
 }
 FLOATS = frozenset({"half", "bfloat", "float", "double"})
 Fact = tuple[str, int]
-STACK_LIMIT = 768 * 1024
+# Bytes of tiles on the stack; the rest lies in the thread's scratch memory. Threads may be given little.
+STACK_LIMIT = 128 * 1024
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,6 @@ class Machine:
     lanes: int
     avx512: bool
     bf16_dot: bool
-    fma: bool = True
     vnni: bool = False
     amx_bf16: bool = False
     amx_int8: bool = False
@@ -92,6 +92,11 @@ def pointee_of(value: Value) -> str:
     element = element_of(value.type)
     assert isinstance(element, PointerType)
     return "i8" if str(element.pointee) == "i1" else element_type(element.pointee)
+
+
+def stored(element: str) -> str:
+    """Element type of a tile in memory: a condition takes a byte."""
+    return "i8" if element == "i1" else element
 
 
 def vector_type(element: str, width: int) -> str:
@@ -243,6 +248,12 @@ class Context:
         name = self.e.pure(every, (one,))
         self.uniform[name] = value
         return name
+
+    def lanes_below(self, count: str, width: int) -> str:
+        """Which lanes of a vector are among the first ``count``, an i64 that fits 32 bits: ``width`` x i1."""
+        small = count if is_const_int(count) else self.cast("trunc", "i64", count, "i32")
+        it, splat = vector_type("i32", width), self.splat("i32", small, width)
+        return self.e.pure(f"icmp sgt {it} {splat}, {self.iota('i32', width)}", (splat,))
 
     def shuffle(self, element: str, width: int, a: str, b: str, lanes: Sequence[int]) -> str:
         vt = vector_type(element, width)

@@ -1,9 +1,8 @@
 """Writer of LLVM IR text with hoisting and value numbering built in.
 
-Code is written into a stack of frames, one per open loop or branch. A pure instruction goes to the
-outermost frame in
-which all its operands exist (so loop-invariant code never enters the loop) and is shared there with equal
-instructions. A memory read goes no further out than the innermost frame marked as a barrier. This makes
+Code is written into a stack of frames, one per open loop or branch. A pure instruction goes to the outermost
+frame in which all its operands exist (so loop-invariant code never enters the loop) and is shared there with
+equal instructions. A memory read goes no further out than the innermost frame marked as a barrier. This makes
 the text good enough to be compiled without LLVM's own IR passes.
 """
 

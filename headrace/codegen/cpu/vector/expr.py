@@ -1,14 +1,12 @@
 """Lazy tensor expressions.
 
-An :class:`Expr` is a tensor (or a scalar, shape ``()``) that has not been computed. ``eval(g, index,
-dim, width)``
-writes the code for ``width`` consecutive elements along ``dim`` starting at ``index`` (``width`` 0: one
-element) and
-returns the SSA name. Tiles are never held in registers as a whole: loops over an expression ask for one
-vector at a time, and equal requests are answered with the same name.
+An :class:`Expr` is a tensor (or a scalar, shape ``()``) that has not been computed. ``eval(g, index, dim,
+width)`` writes the code for ``width`` consecutive elements along ``dim`` starting at ``index`` (``width`` 0:
+one element) and returns the SSA name. Tiles are never held in registers as a whole: loops over an expression
+ask for one vector at a time, and equal requests are answered with the same name.
 
-``out`` asks for the value of an expression *outside* the valid range of dimension ``out``: every load
-whose mask bounds that dimension answers with its ``other`` value. See ``analysis/masks.py``.
+``out`` asks for the value of an expression *outside* the valid range of dimension ``out``: every load whose
+mask bounds that dimension answers with its ``other`` value. See ``analysis/masks.py``.
 """
 
 from __future__ import annotations
@@ -250,12 +248,7 @@ class Buffer(Expr):
                 outside = self.source.eval(g, index, dim, width, d if d in self.constant else NONE)
                 left = g.sub(limit, g.index(index[d]))
                 if width and d == dim:
-                    small = g.cast("trunc", "i64", left, "i32") if left.startswith("%") else left
-                    vt = vector_type("i32", width)
-                    cond = g.e.pure(
-                        f"icmp sgt {vt} {g.splat('i32', small, width)}, {g.iota('i32', width)}", (small,)
-                    )
-                    ct = vector_type("i1", width)
+                    cond, ct = g.lanes_below(left, width), vector_type("i1", width)
                 else:
                     cond, ct = g.cmp("sgt", left, "0"), "i1"
                 value = g.select(ct, cond, vector_type(self.element, width), value, outside)

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING
 
 from headrace.codegen.cpu import ttir
 from headrace.codegen.cpu.ttir import Block, Function, Op, Value, element_of, shape_of
-from headrace.codegen.cpu.vector import dot
-from headrace.codegen.cpu.vector.analysis import effects, masks, overlap, ranges
-from headrace.codegen.cpu.vector.analysis.access import vector_dim
+from headrace.codegen.cpu.vector import dot, stores
+from headrace.codegen.cpu.vector.analysis import effects, masks, ranges
 from headrace.codegen.cpu.vector.analysis.demand import Demand, order_of
 from headrace.codegen.cpu.vector.analysis.masks import Limits
 from headrace.codegen.cpu.vector.analysis.program_step import Steps
-from headrace.codegen.cpu.vector.analysis.structure import LEAVE, SAME, structured
+from headrace.codegen.cpu.vector.analysis.structure import LEAVE, SAME, one_block
 from headrace.codegen.cpu.vector.analysis.trial import refusal
 from headrace.codegen.cpu.vector.context import (
     SIZES,
@@ -25,8 +24,9 @@ from headrace.codegen.cpu.vector.context import (
     pointee_of,
     text,
 )
+from headrace.codegen.cpu.vector.control import structured
 from headrace.codegen.cpu.vector.control.island import Islands, row_major, tile
-from headrace.codegen.cpu.vector.emit import Values
+from headrace.codegen.cpu.vector.dot import scaled
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 from headrace.codegen.cpu.vector.expr import (
     Broadcast,
@@ -39,15 +39,15 @@ from headrace.codegen.cpu.vector.expr import (
     Uniform,
     unrepeated,
 )
-from headrace.codegen.cpu.vector.lanes.elementwise import NAMES, Elementwise, evaluate
+from headrace.codegen.cpu.vector.lanes.elementwise import NAMES, Elementwise
 from headrace.codegen.cpu.vector.lanes.select import Select
-from headrace.codegen.cpu.vector.loops import lanes, rows
 from headrace.codegen.cpu.vector.memory import stream, together
-from headrace.codegen.cpu.vector.memory.transfer import Load, Pointers, store, store_all
+from headrace.codegen.cpu.vector.memory.transfer import Load
 from headrace.codegen.cpu.vector.movement import bits, shuffle
 from headrace.codegen.cpu.vector.movement.hypercube import FLIP, PARITY, flattened
 from headrace.codegen.cpu.vector.reduction import collective
 from headrace.codegen.cpu.vector.schedule import Scheduler, numel
+from headrace.codegen.cpu.worker import symbol_of
 
 if TYPE_CHECKING:
     from headrace.codegen.cpu.ttir import Module
@@ -57,6 +57,7 @@ _IGNORED = frozenset({"llvm.intr.assume", "gpu.barrier", "ttg.barrier", "ttg.loc
 _PURE = frozenset({"arith.constant", "tt.make_range", "tt.splat", "tt.broadcast", "tt.expand_dims",
 "arith.select", "tt.trans"}) | NAMES  # fmt: skip
 _DEEPEST = 128  # operations upon one another
+_DEEPEST_ADDRESS = 192  # the same of addresses, which are gathered one by one when they lie in memory
 _ATTRIBUTES = frozenset({"predicate", "rounding", "propagateNan", "symbol"})
 
 
@@ -64,7 +65,7 @@ class Lowering:
     """State of one kernel's lowering."""
 
     def __init__(self, function: Function, module: Module, machine: Machine) -> None:
-        self.function = function = flattened(structured(function))
+        self.function = function = flattened(one_block(function))
         self.module = module
         self.g = Context(machine)
         self.s = Scheduler(self.g)
@@ -90,7 +91,7 @@ class Lowering:
             self.env[arg] = Scalar(f"%a{k}", element)
         params += [f"i32 %{name}" for name in ("p0", "p1", "p2", "g0", "g1", "g2")]
         self.block(self.function.body)
-        text_ = self.g.e.text(f'@"{self.function.name}"({", ".join(params)})')
+        text_ = self.g.e.text(f'@"{symbol_of(self.function.name)}"({", ".join(params)})')
         return self.g.prefetches.resolve(text_)
 
     # values
@@ -177,7 +178,8 @@ class Lowering:
         """Put a tile into memory that is a long chain of operations: what walks over expressions calls itself
         for each, which Python does not do without end."""
         expr = self.env.get(value)
-        if expr is not None and expr.depth > _DEEPEST and expr.varies and expr.element != "ptr":
+        most = _DEEPEST if expr is None or expr.element != "ptr" else _DEEPEST_ADDRESS
+        if expr is not None and expr.depth > most and expr.varies:
             self.put(value, tile(row_major(self, value), expr.element))
 
     def settle(self, block: Block, position: int, op: Op) -> None:
@@ -306,51 +308,6 @@ class Lowering:
             load.ahead = self.steps.of(pointer, numel(load.shape) * SIZES[load.element])
         self.put(op.result, load)
 
-    def store(self, op: Op) -> None:
-        g = self.g
-        pointer, value, mask = (op.segment(k) for k in range(3))
-        assert pointer is not None
-        assert value is not None
-        target = Pointers(g, self.get(pointer), pointee_of(pointer))
-        expr = self.get(value)
-        box = masks.analyse(g, self.get(mask) if mask is not None else None)
-        if not expr.shape:
-            store(g, target, box, expr.scalar(g), expr.element, (), -1, 0)
-            return
-        addressing = [self.get(v) for v in (pointer, mask) if v is not None]
-        overlap.settle_mask(addressing, self.s.materialise, target)
-        fused = self.s.prepare(expr)
-        reading = overlap.shifted(target, expr.shape, [expr])
-        dim = vector_dim(g, expr.shape, [expr], target)
-        elsewhere = overlap.condition(g, target, expr.shape, reading, dim)
-        if elsewhere is None:
-            self.s.materialise(expr, final=True)
-            elsewhere = "false"
-            fused = self.s.prepare(expr)
-            dim = vector_dim(g, expr.shape, [expr], target)
-        made = self.s.tee(fused)
-        others = [d for d in range(len(expr.shape)) if d != dim]
-        width = min(g.machine.lanes, expr.shape[dim])
-
-        def write(streaming: bool, target: Pointers) -> None:
-            def row(index: list[Ix]) -> None:
-                def body(at: list[Ix], _: Values, tail: bool) -> Values:
-                    places = [(*index[:dim], ix, *index[dim + 1 :]) for ix in at]
-                    values = evaluate(g, expr, places, dim, width)
-                    store_all(g, target, box, values, expr.element, places, dim, width, streaming)
-                    return []
-
-                lanes(g, expr.shape[dim], width, box.limits.get(dim, ()), (), body, self.s.unroll(expr))
-
-            rows(g, expr.shape, others, box.limits, row)
-
-        def nest(to: Pointers) -> None:
-            stream.both(g, streams, lambda streaming: write(streaming, to))
-
-        streams = self.streams.condition(g, pointer, target, expr.element, expr.shape, dim)
-        overlap.guarded(g, target, box, expr.shape, expr.element, dim, elsewhere, nest)
-        self.s.untee(made, box.limits)
-
     def dot(self, op: Op) -> None:
         a, b, c = (self.get(o) for o in op.operands[:3])
         self.put(
@@ -358,27 +315,12 @@ class Lowering:
         )
 
 
-def _dot_scaled(lowering: Lowering, op: Op) -> None:
-    from headrace.codegen.cpu.vector.dot import scaled
-
-    scaled.lower(lowering, op)
-
-
-def _control(name: str) -> Callable[[Lowering, Op], None]:
-    def run(lowering: Lowering, op: Op) -> None:
-        from headrace.codegen.cpu.vector.control import structured as control
-
-        getattr(control, name)(lowering, op)
-
-    return run
-
-
 _HANDLERS: dict[str, Callable[[Lowering, Op], None]] = {
     "arith.constant": Lowering.constant,
     "arith.select": Lowering.select,
-    "scf.for": _control("for_loop"),
-    "scf.if": _control("if_else"),
-    "scf.while": _control("while_loop"),
+    "scf.for": structured.for_loop,
+    "scf.if": structured.if_else,
+    "scf.while": structured.while_loop,
     FLIP: bits.flip,
     LEAVE: Lowering.leave,
     PARITY: bits.parity,
@@ -386,7 +328,7 @@ _HANDLERS: dict[str, Callable[[Lowering, Op], None]] = {
     "tt.broadcast": Lowering.structural,
     "tt.cat": shuffle.cat,
     "tt.dot": Lowering.dot,
-    "tt.dot_scaled": _dot_scaled,
+    "tt.dot_scaled": scaled.lower,
     "tt.expand_dims": Lowering.structural,
     "tt.gather": shuffle.gather,
     "tt.get_num_programs": Lowering.num_programs,
@@ -399,7 +341,7 @@ _HANDLERS: dict[str, Callable[[Lowering, Op], None]] = {
     "tt.scan": collective.scan,
     "tt.splat": Lowering.splat,
     "tt.split": shuffle.split,
-    "tt.store": Lowering.store,
+    "tt.store": stores.lower,
     "tt.trans": Lowering.structural,
     "tt.unsplat": Lowering.unsplat,
 }

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from headrace.codegen.cpu.vector.analysis.access import quiet_outside, valid, vector_dim
 from headrace.codegen.cpu.vector.analysis.masks import Limits
-from headrace.codegen.cpu.vector.context import Context, Index, Ix
+from headrace.codegen.cpu.vector.context import Context, Index, Ix, stored
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 from headrace.codegen.cpu.vector.expr import (
@@ -200,12 +200,10 @@ class Scheduler:
             return expr
         made = self.tee([e for e in self.prepare(expr) if e is not expr])
         element = expr.element
-        stored = "i8" if element == "i1" else element
+        kind = stored(element)
         if into is None:
             inner = vector_dim(g, expr.shape, [expr]) if fast is None else fast
-            buffer = Buffer(
-                g.alloca(stored, numel(expr.shape)), expr.shape, stored, packed(expr.shape, inner)
-            )
+            buffer = Buffer(g.alloca(kind, numel(expr.shape)), expr.shape, kind, packed(expr.shape, inner))
         else:
             buffer = into
         limits: Limits = dict(self.demand.get(expr.uid, {}) if needed is None else needed)
@@ -224,12 +222,12 @@ class Scheduler:
         if into is None:
             source = expr.twin()
             self.keep.append(source)
-            if stored != element:  # beyond the bounds as well a condition is asked for as what memory holds
-                source = Elementwise("arith.extui", (source,), expr.shape, stored, {})
+            if kind != element:  # beyond the bounds as well a condition is asked for as what memory holds
+                source = Elementwise("arith.extui", (source,), expr.shape, kind, {})
                 self.keep.append(source)
             kept = {d: n for d, n in limits.items() if d not in demanded} if sourced else {}
             buffer = Buffer(
-                buffer.pointer, buffer.shape, stored, buffer.strides, kept, source if kept else None
+                buffer.pointer, buffer.shape, kind, buffer.strides, kept, source if kept else None
             )
             result = buffer
             if element == "i1":

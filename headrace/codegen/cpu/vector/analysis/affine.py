@@ -1,8 +1,7 @@
 """Pointers and integers as base + stride * i along one dimension.
 
-The stride is found on the expression; the base is the expression itself evaluated at i = 0, so it is
-computed with
-exactly the widths that the kernel has (an i32 offset wraps before it is extended). Within one tile the
+The stride is found on the expression; the base is the expression itself evaluated at i = 0, so it is computed
+with exactly the widths that the kernel has (an i32 offset wraps before it is extended). Within one tile the
 addresses along a dimension of stride s are taken as base + s * i in 64 bits.
 """
 

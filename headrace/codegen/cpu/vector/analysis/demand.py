@@ -1,11 +1,9 @@
 """Which part of each tensor is ever needed.
 
-A store under the mask ``rows < m`` needs only those rows of its value; element-wise operations,
-broadcasts, reductions
-over other dimensions and dot products pass the bound on to their operands. Tiles padded to 16 rows for
-``tl.dot`` are
-thereby computed only as far as they are stored. The analysis runs backwards over the TTIR before any
-code is written.
+A store under the mask ``rows < m`` needs only those rows of its value; element-wise operations, broadcasts,
+reductions over other dimensions and dot products pass the bound on to their operands. Tiles padded to 16 rows
+for ``tl.dot`` are thereby computed only as far as they are stored. The analysis runs backwards over the TTIR
+before any code is written.
 """
 
 from __future__ import annotations

@@ -165,11 +165,7 @@ def condition(g: Context, box: Box, index: Index, dim: int, width: int) -> tuple
             if width and d == dim:
                 if is_const_int(left) and int(left) >= width:
                     continue
-                small = left if is_const_int(left) else g.cast("trunc", "i64", left, "i32")
-                it = vector_type("i32", width)
-                text = f"icmp sgt {it} {g.splat('i32', small, width)}, {g.iota('i32', width)}"
-                lanes = g.e.pure(text, (g.splat("i32", small, width),))
-                vector = both(vector, lanes, vt)
+                vector = both(vector, g.lanes_below(left, width), vt)
             else:
                 scalar = both(scalar, g.cmp("sgt", left, "0"), "i1")
     for expr in box.rest:

@@ -4,8 +4,8 @@ The lazy value of a ``tt.store`` is read and written a vector at a time, while T
 before it writes any. The two differ where the written addresses overlap read ones that are not the same
 element for element: a shifted copy in place, a transpose in place, two arguments that are views of one
 tensor. Whether that is so is known when the program runs: the store goes to a tile of ours if it is, and is
-copied from there afterwards. A tile of rows that an index picks is
-spanned by looking at every row's address; values that are gathered one by one are read completely first.
+copied from there afterwards. A tile of rows that an index picks is spanned by looking at every row's address;
+values that are gathered one by one are read completely first.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from headrace.codegen.cpu.vector.analysis import effects
 from headrace.codegen.cpu.vector.analysis.affine import root_name
 from headrace.codegen.cpu.vector.analysis.masks import Box
-from headrace.codegen.cpu.vector.context import SIZES, ZERO, Context, Index, Ix
+from headrace.codegen.cpu.vector.context import SIZES, ZERO, Context, Index, Ix, stored
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import NONE, Buffer, Expr, Shape, packed
 from headrace.codegen.cpu.vector.loops import lanes, rows
@@ -265,7 +265,7 @@ def guarded(
     if elsewhere == "false":
         write(target)
         return
-    kept = "i8" if element == "i1" else element
+    kept = stored(element)
     tile = Buffer(g.alloca(kept, numel(shape)), shape, kept, packed(shape, dim))
     write(Redirected(g, target, elsewhere, tile))
     width = min(g.machine.lanes, shape[dim])

@@ -89,7 +89,7 @@ def _base(g: Context, expr: Expr, bits: int) -> Known:
         return _leaf(g, name, expr.element)
     if not isinstance(expr, Elementwise) or any(o.element not in BITS for o in expr.operands):
         return anything(bits)
-    found = _apply(expr.op, [base_of(g, o) for o in expr.operands], BITS[expr.operands[0].element], bits)
+    found = _apply(expr.op, [base_of(g, o) for o in expr.operands], BITS[expr.operands[0].element])
     return _within(found, bits) if found is not None else anything(bits)
 
 
@@ -107,7 +107,8 @@ def _within(x: Known, bits: int) -> Known:
     return Known(*(x.low, x.high) if fits else (every.low, every.high), modulus, x.residue % modulus)
 
 
-def _apply(op: str, args: list[Known], source: int, bits: int) -> Known | None:
+def _apply(op: str, args: list[Known], source: int) -> Known | None:
+    """The result as if integers had no end; None where nothing is known. ``source``: bits of an operand."""
     a, b = args[0], args[-1]
     modulus = min(a.modulus, b.modulus)
     if op == "arith.addi":

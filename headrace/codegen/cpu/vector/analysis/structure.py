@@ -22,7 +22,7 @@ SAME = "headrace.same"  # the result is the operand
 _ENDS = ("tt.return", "ub.unreachable")
 
 
-def structured(function: Function) -> Function:
+def one_block(function: Function) -> Function:
     """The function with one block.
 
     Raises:

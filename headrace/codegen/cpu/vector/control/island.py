@@ -12,7 +12,7 @@ from headrace.codegen.cpu import reference
 from headrace.codegen.cpu.jit import ISLAND
 from headrace.codegen.cpu.ttir import Op, Value, element_of, shape_of
 from headrace.codegen.cpu.vector.analysis import effects
-from headrace.codegen.cpu.vector.context import SIZES, element_type, text
+from headrace.codegen.cpu.vector.context import SIZES, element_type, stored, text
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Scalar, packed
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.schedule import numel
@@ -22,11 +22,6 @@ if TYPE_CHECKING:
 
 _NAME = "@NAME@"
 _PROGRAM = ("p0", "p1", "p2", "g0", "g1", "g2")
-
-
-def stored(element: str) -> str:
-    """Element type of a tile in memory."""
-    return "i8" if element == "i1" else element
 
 
 def tile(buffer: Buffer, element: str) -> Expr:

@@ -55,7 +55,9 @@ def moving_steps(body: Block, arg: Value, out: Value, uniform: dict[Value, Op]) 
 
 def _is_uniform(value: Value, made: dict[Value, Op], definitions: dict[Value, Op]) -> bool:
     op = made.get(value) or definitions.get(value)
-    return op is not None and op.name in ("tt.splat", "arith.constant")
+    if op is None or op.name not in ("tt.splat", "arith.constant"):
+        return False
+    return not isinstance(op.attrs.get("value"), tuple)
 
 
 def classify(lowering: Lowering, op: Op) -> list[Carried]:

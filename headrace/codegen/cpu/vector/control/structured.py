@@ -1,27 +1,29 @@
 """scf.for, scf.if and scf.while.
 
-Scalars are carried in registers. Pointer and integer tiles that advance by the same amount everywhere
-are carried as
-that one amount. Other tiles live in two buffers that swap roles at each iteration. Loops that only
+Scalars are carried in registers. Pointer and integer tiles that advance by the same amount everywhere are
+carried as that one amount. Other tiles live in two buffers that swap roles at each iteration. Loops that only
 accumulate sums or products are handed to ``control/contraction.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from headrace.codegen.cpu.ttir import Block, Op, Value, element_of, shape_of
 from headrace.codegen.cpu.vector.analysis import effects, ranges
 from headrace.codegen.cpu.vector.analysis.inplace import updates_in_place
-from headrace.codegen.cpu.vector.context import element_type, text
+from headrace.codegen.cpu.vector.context import element_type, stored, text
 from headrace.codegen.cpu.vector.control import contraction
-from headrace.codegen.cpu.vector.control.island import stored, tile
+from headrace.codegen.cpu.vector.control.island import tile
 from headrace.codegen.cpu.vector.control.registers import Registers, classify
 from headrace.codegen.cpu.vector.dot import turned, upcoming
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Scalar, unrepeated
-from headrace.codegen.cpu.vector.lowering import Lowering
 from headrace.codegen.cpu.vector.schedule import numel
+
+if TYPE_CHECKING:
+    from headrace.codegen.cpu.vector.lowering import Lowering
 
 
 def hoist(lowering: Lowering, op: Op) -> None:

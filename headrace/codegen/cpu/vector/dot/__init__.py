@@ -64,8 +64,12 @@ def lower(s: Scheduler, a: Expr, b: Expr, c: Expr, limits: Limits, into: Buffer 
     Raises:
         VectorDeclined: no family takes these element types.
     """
-    p = Product(s, a, b, c, limits, into)
+    return _by_family(Product(s, a, b, c, limits, into, _by_family))
+
+
+def _by_family(p: Product) -> Expr:
     for family in FAMILIES:
         if family.accepts(p):
             return family.lower(p)
-    raise VectorDeclined(f"tt.dot of {a.element} x {b.element} -> {c.element} is not vectorised")
+    kinds = f"{p.a.element} x {p.b.element} -> {p.c.element}"
+    raise VectorDeclined(f"tt.dot of {kinds} is not vectorised")

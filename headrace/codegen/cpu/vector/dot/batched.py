@@ -3,7 +3,8 @@ into a loop over i."""
 
 from __future__ import annotations
 
-from headrace.codegen.cpu.vector import dot
+import dataclasses
+
 from headrace.codegen.cpu.vector.analysis.access import vector_dim
 from headrace.codegen.cpu.vector.dot.product import Product
 from headrace.codegen.cpu.vector.emit import Values
@@ -31,7 +32,8 @@ def lower(p: Product) -> Expr:
     def one(i: str, _: Values) -> Values:
         with s.scope():
             target = _matrix(p, into, i)
-            made = dot.lower(s, _slice(p, a, i), _slice(p, b, i), _slice(p, c, i), limits, target)
+            one_a, one_b, one_c = (_slice(p, x, i) for x in (a, b, c))
+            made = p.again(dataclasses.replace(p, a=one_a, b=one_b, c=one_c, limits=limits, into=target))
             if not isinstance(made, Buffer) or made.pointer != target.pointer:
                 s.materialise(made, into=target)
         return []

@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 
-from headrace.codegen.cpu.vector import dot
-from headrace.codegen.cpu.vector.dot.product import Product
+from headrace.codegen.cpu.vector.dot.product import Product, as_floats
 from headrace.codegen.cpu.vector.expr import Expr
 from headrace.codegen.cpu.vector.lanes import float8
-from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 
 _FLOATS = frozenset({"float", "bfloat", "half"}) | float8.NAMES
 
@@ -32,16 +30,8 @@ def lower(p: Product) -> Expr:
     small = {p.a.element, p.b.element} <= float8.NAMES | {"bfloat"}
     if p.a.element != p.b.element or p.a.element in float8.NAMES:
         common = "bfloat" if small and p.machine.bf16_dot else "float"
-        p = dataclasses.replace(p, a=_as(p, p.a, common), b=_as(p, p.b, common))
+        p = dataclasses.replace(p, a=as_floats(p.s, p.a, common), b=as_floats(p.s, p.b, common))
     if result == "float":
-        return dot.lower(p.s, p.a, p.b, p.c, p.limits, p.into)
-    made = dot.lower(p.s, p.a, p.b, _as(p, p.c, "float"), p.limits, None)
-    return _as(p, made, result)
-
-
-def _as(p: Product, x: Expr, element: str) -> Expr:
-    if x.element == element:
-        return x
-    made = Elementwise("tt.fp_to_fp", (x,), x.shape, element, {})
-    p.s.keep += [x, made]
-    return made
+        return p.again(p)
+    made = p.again(dataclasses.replace(p, c=as_floats(p.s, p.c, "float"), into=None))
+    return as_floats(p.s, made, result)

@@ -18,7 +18,7 @@ import dataclasses
 from headrace.codegen.cpu.vector.analysis.access import valid
 from headrace.codegen.cpu.vector.context import Context
 from headrace.codegen.cpu.vector.dot import panels
-from headrace.codegen.cpu.vector.dot.product import Product, products
+from headrace.codegen.cpu.vector.dot.product import Product, products, readable
 from headrace.codegen.cpu.vector.expr import Broadcast, Buffer, ExpandDims, Expr, Uniform
 from headrace.codegen.cpu.vector.lanes import vnni
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
@@ -82,7 +82,7 @@ def lower(p: Product) -> Expr:
     by_k = direct(p.b, 0) and not direct(p.b, 1)
     if p.n % w or p.k % (2 * w) or p.m < 4 or (p.few_rows and by_k):
         return _in_place(p, by_k)
-    a = _stored(p.s, p.a, 1)
+    a = readable(p.s, p.a, 1)
     if p.machine.vnni and p.k % (4 * w) == 0:
         taken = Broadcast(ExpandDims(_row_sums(p, a), 1), p.c.shape)
         c = Elementwise("arith.subi", (p.c, taken), p.c.shape, "i32", {})
@@ -97,18 +97,11 @@ def _extended(x: Expr, element: str) -> Expr:
     return Elementwise("arith.extsi", (x,), x.shape, element, {})
 
 
-def _stored(s: Scheduler, operand: Expr, dim: int) -> Expr:
-    """An operand that can be read directly along ``dim``; put into memory if it cannot."""
-    if not direct(operand, dim) or isinstance(operand.resolved(), Elementwise):
-        s.materialise(operand, fast=dim)
-    return operand.resolved()
-
-
 def _in_place(p: Product, by_k: bool) -> Expr:
     """Without packing: vectors along k that are reduced at the end, or along n."""
     s, into = p.s, p.buffer()
-    a = _stored(s, p.a, 1)
-    lazy = product(s, a, p.b if by_k else _stored(s, p.b, 1))
+    a = readable(s, p.a, 1)
+    lazy = product(s, a, p.b if by_k else readable(s, p.b, 1))
     names = valid(p.g, lazy, 2) or ()
     if by_k:
         blocks = (1, 8) if p.m == 1 else (4, 4)

@@ -22,9 +22,9 @@ from headrace.codegen.cpu.vector.dot.words import Source, word_index
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer
 from headrace.codegen.cpu.vector.loops import lanes, upper
+from headrace.codegen.cpu.vector.memory.prefetch import LINE
 
 LEAST_SQUARE = 8  # words; see transpose()
-_LINE = 64
 _STEPS = 8  # words along k between what is packed and what is prefetched
 
 
@@ -162,11 +162,11 @@ def _ahead(g: Context, place: Place, row: str, k: Ix, width: int, per: int) -> N
 
     Beyond the tile that is what the next iteration of a loop over k packs.
     """
-    lines = max(1, width * place.size // _LINE)
+    lines = max(1, width * place.size // LINE)
     for n in range(per):
         for line in range(lines):
             column = g.add(g.index(k), str(_STEPS * per + n))
-            at = place.at(g, g.add(row, str(line * _LINE // place.size)), column)
+            at = place.at(g, g.add(row, str(line * LINE // place.size)), column)
             g.e.declare("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
             g.e.effect(f"call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 3, i32 1)")
 

@@ -69,7 +69,7 @@ def multiply(p: Product, arithmetic: micro.Arithmetic) -> Expr:
     following = [found for found in (spread.of(g, operand) for operand in moving) if found is not None]
     rest = micro.rest_of(tile, p.m)
     count = _round_up(p, p.rows, (rest or tile).rows, p.m)
-    rows = _left_rows(p, left, count)
+    rows = _left_rows(p, left)
     depth = p.k // arithmetic.per
     # What is contiguous along n is packed many panels at a time, or its rows would be read in small pieces.
     wide = tile.columns if right.along_k else max(tile.columns, min(p.n, _PACKED // depth))
@@ -176,7 +176,7 @@ def _floor(p: Product, count: str, step: int) -> str:
     return p.g.mul(p.g.e.pure(f"udiv i64 {count}, {step}", (count,)), str(step))
 
 
-def _left_rows(p: Product, left: Source, count: str) -> Buffer:
+def _left_rows(p: Product, left: Source) -> Buffer:
     """R[m, k']: the operand itself where it already is such a tile."""
     g = p.g
     x = left.x.resolved()

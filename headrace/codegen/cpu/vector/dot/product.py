@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +12,7 @@ from headrace.codegen.cpu.vector.context import Context, Index, Ix, Machine, con
 from headrace.codegen.cpu.vector.expr import NONE, Broadcast, Buffer, ExpandDims, Expr, Transpose
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.loops import upper
+from headrace.codegen.cpu.vector.reduction.accumulate import direct
 from headrace.codegen.cpu.vector.schedule import Scheduler, numel
 
 FEW_ROWS = 8
@@ -26,12 +28,29 @@ def products(s: Scheduler, a: Expr, b: Expr, op: str) -> Expr:
     return made
 
 
+def readable(s: Scheduler, operand: Expr, dim: int) -> Expr:
+    """An operand that can be read directly along ``dim``; put into memory if it cannot."""
+    if not direct(operand, dim) or isinstance(operand.resolved(), Elementwise):
+        s.materialise(operand, fast=dim)
+    return operand.resolved()
+
+
+def as_floats(s: Scheduler, x: Expr, element: str) -> Expr:
+    """A tile of floats in another format, rounded to nearest."""
+    if x.element == element:
+        return x
+    made = Elementwise("tt.fp_to_fp", (x,), x.shape, element, {})
+    s.keep += [x, made]
+    return made
+
+
 @dataclass(frozen=True)
 class Product:
     """c[m, n] + a[m, k] @ b[k, n]; ``limits`` says which part of the result is needed.
 
     ``into`` is the place where the result must go, if the caller has one. It may be the very tile that ``c``
-    reads: element (i, j) is then read before it is written, and nothing else is read from it.
+    reads: element (i, j) is then read before it is written, and nothing else is read from it. ``again``
+    lowers a product that a family makes of this one, by the first family that accepts it.
     """
 
     s: Scheduler
@@ -40,6 +59,7 @@ class Product:
     c: Expr
     limits: Limits
     into: Buffer | None
+    again: Callable[[Product], Expr]
 
     @property
     def g(self) -> Context:

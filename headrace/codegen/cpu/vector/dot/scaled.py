@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from headrace.codegen.cpu.ttir import Op
 from headrace.codegen.cpu.vector import dot
 from headrace.codegen.cpu.vector.context import Context, Index, Ix, const, vector_type
+from headrace.codegen.cpu.vector.dot.product import as_floats
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 from headrace.codegen.cpu.vector.expr import NONE, Buffer, Expr, Transpose, Uniform
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
@@ -98,7 +99,7 @@ def lower(lowering: Lowering, op: Op) -> None:
         raw, factor = lowering.get(value), lowering.get(scale) if scale is not None else None
         along = contracted if op.attrs.get(pack) is not False else -3 - contracted
         decoded = _decoded(s, raw, form, contracted % len(raw.shape), along % len(raw.shape), factor)
-        operands.append(_cast(s, decoded, element))
+        operands.append(as_floats(s, decoded, element))
     into = lowering.destinations.get(op.result)
     result = dot.lower(s, operands[0], operands[1], lowering.get(c), lowering.limits(op.result), into)
     lowering.put(op.result, result)
@@ -125,7 +126,7 @@ def _decoded(s: Scheduler, raw: Expr, form: str, contracted: int, packed: int, s
         order = (*range(len(raw.shape) - 2), len(raw.shape) - 1, len(raw.shape) - 2)
         powers = Transpose(powers, order)
     grouped = Grouped(powers, contracted, value.shape[contracted] // powers.shape[contracted])
-    value = _cast(s, value, "float")
+    value = as_floats(s, value, "float")
     made = Elementwise("arith.mulf", (value, grouped), value.shape, "float", {})
     s.keep += [powers, grouped, made]
     return made
@@ -153,14 +154,6 @@ def _powers(s: Scheduler, scale: Expr) -> Expr:
     tile = Buffer(s.g.alloca("float", numel(scale.shape)), scale.shape, "float")
     s.materialise(power, into=tile)
     return tile
-
-
-def _cast(s: Scheduler, x: Expr, element: str) -> Expr:
-    if x.element == element:
-        return x
-    made = Elementwise("tt.fp_to_fp", (x,), x.shape, element, {})
-    s.keep.append(made)
-    return made
 
 
 def _ix(name: str) -> Ix:

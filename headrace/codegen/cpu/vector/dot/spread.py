@@ -12,8 +12,8 @@ from headrace.codegen.cpu.vector.context import Context, is_const_int
 from headrace.codegen.cpu.vector.dot.place import place_of
 from headrace.codegen.cpu.vector.expr import Expr
 from headrace.codegen.cpu.vector.memory import ahead
-
-_LINE = 64
+from headrace.codegen.cpu.vector.memory.prefetch import LINE
+from headrace.codegen.cpu.vector.memory.transfer import fetch
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,10 @@ class Spread:
 
     def ask(self, g: Context, line: str) -> None:
         """Ask for a line, by its number."""
-        g.e.declare("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
         row = g.e.pure(f"udiv i64 {line}, {self.lines}", (line,))
         within = g.e.pure(f"urem i64 {line}, {self.lines}", (line,))
         run = g.gep("i8", self.base, g.mul(row, self.stride))
-        where = g.gep("i8", run, g.mul(within, str(_LINE)))
-        g.e.effect(f"call void @llvm.prefetch.p0(ptr {where}, i32 0, i32 2, i32 1)")
+        fetch(g, g.gep("i8", run, g.mul(within, str(LINE))))
 
 
 @dataclass(frozen=True)
@@ -92,7 +90,7 @@ def of(g: Context, operand: Expr, *, hidden: bool = False) -> Spread | None:
     if not distance or place is None or "1" not in place.strides:
         return None
     run = 1 if place.strides[1] == "1" else 0
-    lines = load.shape[run] * place.size // _LINE
+    lines = load.shape[run] * place.size // LINE
     if lines < 1:
         return None
     stride = g.mul(place.strides[1 - run], str(place.size))

@@ -27,12 +27,12 @@ from headrace.codegen.cpu.vector.dot.words import Source, word_index
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Transpose
 from headrace.codegen.cpu.vector.loops import lanes
-from headrace.codegen.cpu.vector.memory.transfer import Load
+from headrace.codegen.cpu.vector.memory.prefetch import LINE
+from headrace.codegen.cpu.vector.memory.transfer import Load, fetch
 from headrace.codegen.cpu.vector.reduction.blocks import is_zero
 
 MOST_ROWS = 32
 _WAYS = 8
-_LINE = 64
 
 
 def accepts(p: Product) -> bool:
@@ -145,29 +145,27 @@ class Weights:
     def ahead(self, j: str) -> Callable[[str], None] | None:
         """Prefetches of what the next block reads; past the last block, of the next elements along k."""
         g, rows = self.g, self.tile.rows
-        lines = self.words * 4 // _LINE  # of one row
+        lines = self.words * 4 // LINE  # of one row
         if lines < 1:
             return None
-        each = max(1, rows * micro.UNROLL // (_LINE // 4))  # lines per turn of the loop along k
-        turns = (_LINE // 4) // rows if each == 1 else micro.UNROLL // each  # words per line
+        each = max(1, rows * micro.UNROLL // (LINE // 4))  # lines per turn of the loop along k
+        turns = (LINE // 4) // rows if each == 1 else micro.UNROLL // each  # words per line
         following = g.add(j, str(rows))
         name = g.e.pure(f"icmp sge i64 {following}, {self.p.columns}", (following, self.p.columns))
         row = g.select("i1", name, "i64", "0", following)
         k = g.select("i1", name, "i64", str(self.p.k), "0")
         base = self.place.at(g, row, k)
-        g.e.declare("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
 
-        def fetch(iv: str) -> None:
+        def ask(iv: str) -> None:
             first = g.e.pure(f"udiv i64 {iv}, {turns}", (iv,))
             for n in range(each):
                 line = g.add(first, str(n))
                 r = g.e.pure(f"udiv i64 {line}, {lines}", (line,))
                 within = g.e.pure(f"urem i64 {line}, {lines}", (line,))
-                offset = g.add(g.mul(r, g.mul(self.stride, "4")), g.mul(within, str(_LINE)))
-                at = g.gep("i8", base, offset)
-                g.e.effect(f"call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 2, i32 1)")
+                offset = g.add(g.mul(r, g.mul(self.stride, "4")), g.mul(within, str(LINE)))
+                fetch(g, g.gep("i8", base, offset))
 
-        return fetch
+        return ask
 
 
 def _words(p: Product, stride: str, per: int) -> tuple[str, str]:

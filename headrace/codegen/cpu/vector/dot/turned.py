@@ -51,7 +51,7 @@ class Panels:
 def prepare(lowering: Lowering, loop: Op) -> None:
     """Pack the left operands of such products in a loop that is about to be written."""
     body = loop.regions[0]
-    if not _only_products_read_tiles(lowering, body):
+    if not _only_products_read_tiles(body):
         return
     made = {result: op for op in body.ops for result in op.results}
     for op in body.ops:
@@ -69,7 +69,7 @@ def prepare(lowering: Lowering, loop: Op) -> None:
                     lowering.s.turned[expr.uid] = found
 
 
-def _only_products_read_tiles(lowering: Lowering, body: Block) -> bool:
+def _only_products_read_tiles(body: Block) -> bool:
     """True if every matrix that the loop loads goes into products alone: others may want vectors along n."""
     tiles = {op.result for op in body.ops if op.name == "tt.load" and len(shape_of(op.result.type)) > 1}
     for op in body.ops:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from headrace.codegen.cpu.vector.analysis.access import valid
 from headrace.codegen.cpu.vector.context import SIZES, is_const_int
 from headrace.codegen.cpu.vector.dot import upcoming
-from headrace.codegen.cpu.vector.dot.product import Product, products
+from headrace.codegen.cpu.vector.dot.product import Product, products, readable
 from headrace.codegen.cpu.vector.expr import Buffer, Expr, Transpose
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.lanes.pairs import PairProduct, Pairs, as_words
@@ -61,7 +61,7 @@ def lower(p: Product) -> Expr:
     asks = upcoming.share(p) if p.few_rows else None
     by_k = direct(b, 0) and not direct(b, 1)
     if by_k:
-        product = widened(s, _stored(s, a, 1), b)
+        product = widened(s, readable(s, a, 1), b)
         m_block = 1 if m == 1 else 4
         names = valid(g, product, 2) or ()
         along(s, product, 2, _ADD, names, p.limits, buffer, c, m_block, 8 if m_block == 1 else 4, asks)
@@ -69,11 +69,11 @@ def lower(p: Product) -> Expr:
     m_block = 1 if m == 1 else 4 if n > g.machine.lanes else 8
     pairs = a.element == b.element == "bfloat" and g.machine.bf16_dot and k % 32 == 0 and n % 16 == 0
     if not pairs:
-        product = widened(s, _stored(s, a, 1), _stored(s, b, 1))
+        product = widened(s, readable(s, a, 1), readable(s, b, 1))
         names = valid(g, product, 2) or ()
         across(s, product, 2, 1, _ADD, names, p.limits, buffer, c, m_block, asks=asks)
         return buffer
-    right: Expr = Pairs(_stored(s, b, 1))
+    right: Expr = Pairs(readable(s, b, 1))
     if not p.few_rows:
         packed_tile = Buffer(g.alloca("i32", numel(right.shape)), right.shape, "i32")
         s.materialise(right, into=packed_tile)
@@ -92,11 +92,3 @@ def lower(p: Product) -> Expr:
     )
     across(s, product, 2, 1, _ADD, (), p.limits, buffer, c, m_block, halves, asks)
     return buffer
-
-
-def _stored(s: Scheduler, operand: Expr, dim: int) -> Expr:
-    """An operand that can be read directly along ``dim``; put into memory if it cannot."""
-    if direct(operand, dim) and not isinstance(operand.resolved(), Elementwise):
-        return operand
-    s.materialise(operand, fast=dim)
-    return operand.resolved()

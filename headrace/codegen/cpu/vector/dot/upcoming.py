@@ -29,12 +29,12 @@ from headrace.codegen.cpu.vector.dot.product import FEW_ROWS, Product
 from headrace.codegen.cpu.vector.dot.spread import Spread
 from headrace.codegen.cpu.vector.loops import quotient
 from headrace.codegen.cpu.vector.memory import ahead
+from headrace.codegen.cpu.vector.memory.prefetch import LINE
 from headrace.codegen.cpu.vector.memory.transfer import Load
 
 if TYPE_CHECKING:
     from headrace.codegen.cpu.vector.lowering import Lowering
 
-_LINE = 64
 _FURTHER = (3072, 0)
 _FURTHER_OF_ONE = (3072, 1024, 0)  # one row: its loop computes least, and asks in the quickest succession
 _ONCE = (0,)  # where masks cut tiles: mostly there is one such tile, and code for it takes time to compile
@@ -76,15 +76,15 @@ class Share:
         else:
             in_row = tile.lines // each
             row = quotient(g, part, in_row)
-            along = g.mul(g.e.pure(f"urem i64 {part}, {in_row}", (part,)), str(each * _LINE))
+            along = g.mul(g.e.pure(f"urem i64 {part}, {in_row}", (part,)), str(each * LINE))
         start = g.gep("i8", tile.base, g.add(g.mul(row, tile.stride), along))
-        further = [-(-distance // (tile.lines * _LINE)) for distance in self.further]
+        further = [-(-distance // (tile.lines * LINE)) for distance in self.further]
 
         def run(down: int) -> list[str]:
             to = [g.mul(tile.stride, str(down + n)) for n in dict.fromkeys(further)]
             rows = [g.hidden(g.gep("i8", start, distance)) for distance in to]
             lines = range(min(each, tile.lines))
-            return [g.gep("i8", row, str(line * _LINE)) for line in lines for row in rows]
+            return [g.gep("i8", row, str(line * LINE)) for line in lines for row in rows]
 
         return [run(down) for down in range(-(-each // tile.lines))]
 

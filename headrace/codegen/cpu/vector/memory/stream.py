@@ -15,6 +15,7 @@ from headrace.codegen.cpu.ttir import Function, Op, Value
 from headrace.codegen.cpu.vector.context import SIZES, ZERO, Context
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import NONE, Shape
+from headrace.codegen.cpu.vector.memory.prefetch import LINE
 from headrace.codegen.cpu.vector.memory.transfer import Pointers
 
 # A launch that writes this much and reads as much leaves little of it in the last level of cache. Where the
@@ -22,7 +23,6 @@ from headrace.codegen.cpu.vector.memory.transfer import Pointers
 STREAM_BYTES = 32 << 20
 # Tiles of less than this are written by code that is not worth having twice.
 _LEAST_TILE = 1024
-_LINE = 64
 
 _THROUGH = frozenset({"tt.addptr", "tt.splat", "tt.broadcast", "tt.expand_dims", "tt.trans", "tt.reshape",
                       "tt.bitcast"})  # fmt: skip
@@ -77,7 +77,7 @@ class Streams:
         root = self._root(pointer)
         if not self.allowed or not root or root in self.loaded:
             return "false"
-        if tile < _LEAST_TILE or not target.contiguous(dim) or shape[dim] * size < _LINE:
+        if tile < _LEAST_TILE or not target.contiguous(dim) or shape[dim] * size < LINE:
             return "false"
         word = g.cast("ptrtoint", "ptr", target.expr.eval(g, (ZERO,) * len(shape), NONE, 0), "i64")
         for d, n in enumerate(shape):
@@ -89,13 +89,13 @@ class Streams:
             step = g.mul(str(stride), str(size))
             if step.startswith("%"):
                 word = g.op("or", "i64", word, step)
-            elif int(step) % _LINE:
+            elif int(step) % LINE:
                 return "false"
         total = str(max(tile, self.written))
         for axis in range(3):
             total = g.mul(g.cast("sext", "i32", f"%g{axis}", "i64"), total)
         large = g.e.pure(f"icmp sge i64 {total}, {STREAM_BYTES}", (total,))
-        low = g.op("and", "i64", word, str(_LINE - 1))
+        low = g.op("and", "i64", word, str(LINE - 1))
         aligned = g.e.pure(f"icmp eq i64 {low}, 0", (low,))
         both = g.op("and", "i1", large, aligned)
         for other in sorted(self.loaded - {""}):

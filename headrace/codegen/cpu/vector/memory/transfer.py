@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from headrace.codegen.cpu.float8 import FLOAT8
 from headrace.codegen.cpu.vector.analysis import masks, piecewise
 from headrace.codegen.cpu.vector.analysis.affine import Stride, address, stride_along
-from headrace.codegen.cpu.vector.context import SIZES, Context, Index, const, text, vector_type
+from headrace.codegen.cpu.vector.context import SIZES, Context, Index, const, stored, text, vector_type
 from headrace.codegen.cpu.vector.expr import NONE, Broadcast, ExpandDims, Expr, Transpose
 from headrace.codegen.cpu.vector.lanes.elementwise import Elementwise
 from headrace.codegen.cpu.vector.memory.prefetch import LINE
@@ -159,12 +159,10 @@ class Load(Expr):
         if scalar == "false":
             return self._otherwise(g, index, dim, width)
         vt = vector_type(self.element, width)
-        stored = "i8" if self.element == "i1" else self.element
-        if stored != self.element:
-            raw = self._read(g, index, dim, width, scalar, vector, stored, const(stored, 0))
-            value = g.cast("trunc", vector_type(stored, width), raw, vt)
-        else:
-            value = self._read(g, index, dim, width, scalar, vector, stored, const(stored, 0))
+        element = stored(self.element)
+        value = self._read(g, index, dim, width, scalar, vector, element, const(element, 0))
+        if element != self.element:
+            value = g.cast("trunc", vector_type(element, width), value, vt)
         if scalar == vector == "true":
             return value
         other = self._otherwise(g, index, dim, width)
@@ -224,7 +222,7 @@ class Load(Expr):
             mask = "splat (i1 true)"
         otherwise = g.splat(element, zero, width)
         # On every path: what is read for the first time may be kept for later loops as it is read.
-        pointers = self._addresses(g, index, dim, width)
+        pointers = addresses(g, self.pointers, index, dim, width)
 
         def gather() -> str:
             pt = vector_type("ptr", width)
@@ -261,7 +259,7 @@ class Load(Expr):
     ) -> str:
         """Every ``stride``-th element, from vectors that cover all between the first and the last: these two
         are valid, and nothing between them can lie on a page of its own."""
-        element = "i8" if self.element == "i1" else self.element
+        element = stored(self.element)
         pointer = self.pointers.at(g, index, dim)
         if scalar != "true":
             pointer = g.select("i1", scalar, "ptr", pointer, g.zeros())
@@ -273,9 +271,6 @@ class Load(Expr):
             order = [width + n * stride - start if start <= n * stride < start + width else n for n in lanes]
             value = g.shuffle(element, width, value, loaded, order)
         return value
-
-    def _addresses(self, g: Context, index: Index, dim: int, width: int) -> str:
-        return addresses(g, self.pointers, index, dim, width)
 
 
 def addresses(g: Context, pointers: Pointers, index: Index, dim: int, width: int) -> str:

@@ -11,10 +11,11 @@ from headrace.codegen.cpu.vector.context import (
     ZERO,
     Ix,
     element_type,
+    stored,
     text,
     vector_type,
 )
-from headrace.codegen.cpu.vector.control.island import row_major, stored, tile
+from headrace.codegen.cpu.vector.control.island import row_major, tile
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.errors import VectorDeclined
 from headrace.codegen.cpu.vector.expr import Buffer, Uniform
@@ -137,7 +138,9 @@ def gather(lowering: Lowering, op: Op) -> None:
             at[dim] = Ix(iv, 0, tag)
             chosen = index.eval(g, tuple(at), dim, width)
             if index.element != "i64":
-                chosen = g.cast("sext", vector_type(index.element, width), chosen, lt)
+                # As on a GPU a narrow index has no sign: a byte counts to 255.
+                extend = "sext" if index.element == "i32" else "zext"
+                chosen = g.cast(extend, vector_type(index.element, width), chosen, lt)
             last = str(shape_of(op.operands[0].type)[axis] - 1)
             for limit, bound in (("smax", "0"), ("smin", last)):
                 chosen = g.call(

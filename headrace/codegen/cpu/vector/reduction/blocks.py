@@ -58,19 +58,9 @@ class Term:
     acc: Accumulate
 
 
-def tail_mask(g: Context, hi: str, ix: Ix, step: int) -> str:
-    """Lanes of a partial vector that are below ``hi``."""
-    left = g.sub(hi, g.index(ix))
-    small = left if not left.startswith("%") else g.cast("trunc", "i64", left, "i32")
-    splat = g.splat("i32", small, step)
-    return g.e.pure(f"icmp sgt <{step} x i32> {splat}, {g.iota('i32', step)}", (splat,))
-
-
 def fetch(g: Context, pointer: str, distance: int) -> None:
     """Bring the line ``distance`` bytes further on into the second cache."""
-    at = g.gep("i8", pointer, str(distance))
-    g.e.declare("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
-    g.e.effect(f"call void @llvm.prefetch.p0(ptr {at}, i32 0, i32 2, i32 1)")
+    bring(g, g.gep("i8", pointer, str(distance)))
 
 
 def sweep_axis(
@@ -120,7 +110,7 @@ def sweep_axis(
     def body(at: list[Ix], carried: Values, tail: bool) -> Values:
         carried = list(carried)
         for u, ix in enumerate(at):
-            bound = tail_mask(g, hi, ix, step) if tail else None
+            bound = g.lanes_below(g.sub(hi, g.index(ix)), step) if tail else None
             for r, row in enumerate(block.rows):
                 index = (*row[:axis], ix, *row[axis + 1 :])
                 for t, term in enumerate(terms):

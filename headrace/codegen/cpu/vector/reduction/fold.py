@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from headrace.codegen.cpu.ttir import Op, Value
 from headrace.codegen.cpu.vector.analysis.access import vector_dim
 from headrace.codegen.cpu.vector.analysis.commute import commutes
-from headrace.codegen.cpu.vector.context import Context, Index, Ix, vector_type
+from headrace.codegen.cpu.vector.context import Context, Index, Ix, stored, vector_type
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr
 from headrace.codegen.cpu.vector.loops import rows
@@ -41,8 +41,8 @@ def fold(
     kept = tuple(n for d, n in enumerate(shape) if d != axis)
     made = []
     for element in region.elements:
-        stored = "i8" if element == "i1" else element
-        made.append(Buffer(g.alloca(stored, numel(kept)), kept, stored))
+        kind = stored(element)
+        made.append(Buffer(g.alloca(kind, numel(kept)), kept, kind))
 
     def put(index: Sequence[Ix], along: int, lanes: int, values: Values) -> None:
         at = tuple(ix for d, ix in enumerate(index) if d != axis)

@@ -301,8 +301,3 @@ def _merge_outside(
         beyond = g.op("mul", vt, beyond, g.splat(e, n, width))
     merged = combine.apply(g, value, beyond, width)
     return g.select("i1", g.cmp("sgt", count, "0"), vt, merged, value)
-
-
-def result_shape(expr: Expr, axis: int) -> Shape:
-    """Shape without ``axis``."""
-    return tuple(n for d, n in enumerate(expr.shape) if d != axis)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from headrace.codegen.cpu.vector.analysis.access import vector_dim
-from headrace.codegen.cpu.vector.context import Index, Ix, const, vector_type
+from headrace.codegen.cpu.vector.context import Index, Ix, const, stored, vector_type
 from headrace.codegen.cpu.vector.emit import Values
 from headrace.codegen.cpu.vector.expr import Buffer, Expr
 from headrace.codegen.cpu.vector.loops import rows
@@ -40,8 +40,8 @@ class _Scan:
         shape = exprs[0].shape
         self.made: list[Buffer] = []
         for element in region.elements:
-            stored = "i8" if element == "i1" else element
-            self.made.append(Buffer(s.g.alloca(stored, numel(shape)), shape, stored))
+            kind = stored(element)
+            self.made.append(Buffer(s.g.alloca(kind, numel(shape)), shape, kind))
 
     def at(self, index: Sequence[Ix], ix: Ix) -> Index:
         return (*index[: self.axis], ix, *index[self.axis + 1 :])
