@@ -4,6 +4,7 @@ result.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import IO, Any
@@ -17,6 +18,7 @@ from headrace.compiler.records import GraphRecord
 from headrace.compiler.rewrite import rewrite
 from headrace.compiler.scopes import RUNTIME
 
+log = logging.getLogger(__name__)
 File = str | os.PathLike[str] | IO[bytes]
 
 
@@ -24,7 +26,8 @@ def optimize(program: ExportedProgram, options: Mapping[str, Any] | None = None)
     """An equal program in which regions are kernels. The given program is not changed.
 
     It is for inference: gradients do not flow through kernels. Failures raise, there is nothing to fall back
-    to.
+    to. Where no kernel may run (the option `target`, `HEADRACE_CPU_ENGINE=off`) the program is only
+    decomposed, as `torch.compile` leaves such graphs to Inductor.
 
     Args:
         program: what torch.export gave, in any of its dialects.
@@ -45,6 +48,12 @@ def optimize_with_record(
     RUNTIME.use(chosen)
     functional = program.run_decompositions()
     graph = functional.graph_module.graph
+    why_not = resolve.why_delegate(
+        chosen, [node.meta.get("val") for node in graph.find_nodes(op="placeholder")]
+    )
+    if why_not is not None:
+        log.info("no kernels in an exported program: %s", why_not)
+        return functional, GraphRecord("", "delegated", len(graph.nodes), note=why_not)
     before = [node.name for node in _results(graph)]
     record = rewrite(graph, resolve.default_pipeline(chosen), chosen)
     for old, node in zip(before, _results(graph), strict=True):

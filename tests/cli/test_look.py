@@ -15,6 +15,9 @@ def block():
 def layer():
     return torch.nn.Linear(64, 64, bias=False).eval(), (torch.randn(1, 64),)
 
+def named():
+    return torch.nn.Linear(64, 64).eval(), {"input": torch.randn(1, 64)}
+
 def nothing():
     return 3
 """
@@ -112,6 +115,10 @@ def test_explain_writes_the_graphs_as_text(headrace, mine, home):
 
 def test_explain_shows_the_rendered_triton(headrace, mine):
     assert "@triton.jit" in headrace("explain", f"{mine}:block", "--claim", "all", "--source").out
+
+
+def test_arguments_may_be_given_by_name(headrace, mine):
+    assert headrace("explain", f"{mine}:named").code == 0
 
 
 def test_a_function_that_returns_something_else_is_refused(headrace, mine):

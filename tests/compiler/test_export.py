@@ -79,3 +79,12 @@ def test_a_mistake_raises() -> None:
     program = torch.export.export(torch.nn.Linear(4, 4), (torch.randn(3, 4),))
     with pytest.raises(UnknownOption, match="did you mean 'claim'"):
         headrace.optimize(program, {"claims": "all"})
+
+
+def test_a_program_for_another_target_is_left_alone(block: torch.nn.Module) -> None:
+    program, record = optimize_with_record(exported(block), {"target": "cuda"})
+    assert (record.kind, len(record.claims)) == ("delegated", 0)
+    assert "target=cuda" in record.note
+    assert not any(is_operator(node.target) for node in program.graph.nodes)
+    x = torch.randn(1, 6, 32)
+    torch.testing.assert_close(program.module()(x), block(x))

@@ -16,7 +16,8 @@ from headrace.errors import SubjectError
 
 HELP = (
     "`model.pt2` (an exported program), `module:function` (a function without arguments that returns "
-    "a module or function and its example arguments), or a demonstration model: smollm2, minilm"
+    "a module or function and its example arguments, a mapping where they are named), or a demonstration "
+    "model: smollm2, minilm"
 )
 
 
@@ -92,11 +93,15 @@ def _function(text: str) -> Subject:
         and isinstance(keywords, Mapping)
     ):
         raise SubjectError(
-            f"{text} must return (callable, arguments) or (callable, arguments, keywords), "
-            f"not {type(made).__name__}"
+            f"{text} must return (callable, arguments), (callable, keywords) or "
+            f"(callable, arguments, keywords), not {type(made).__name__}"
         )
-    arguments = made[1] if isinstance(made[1], tuple | list) else (made[1],)
-    return Subject(name, made[0], tuple(arguments), dict(keywords))
+    given = made[1]
+    if isinstance(given, Mapping) and len(made) == 2:
+        return Subject(name, made[0], (), dict(given))
+    return Subject(
+        name, made[0], tuple(given) if isinstance(given, tuple | list) else (given,), dict(keywords)
+    )
 
 
 def _takes_nothing(factory: Callable[..., Any]) -> bool:
