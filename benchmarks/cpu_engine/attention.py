@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.common import BEYOND_CACHES, cycling, rotated
 from benchmarks.cpu_engine.cells import Cell, Limit, candidates
 from benchmarks.cpu_engine.machine import peak
-from benchmarks.cpu_engine.products import read_limit
+from benchmarks.cpu_engine.reading import Operands, read_limit
 from headrace.ir.spec import Spec, parse_spec
 
 HEADS, LENGTHS, WIDTHS = 8, (1024, 2048, 4096), (64, 128)
@@ -79,7 +79,7 @@ def _decode(batch: int, key_heads: int, cache: int) -> Cell:
     group = heads // key_heads
     shape = (batch, key_heads, keys, width)
 
-    def make() -> tuple[torch.Tensor, ...]:
+    def make() -> Operands:
         k, v = (torch.randn(shape, dtype=torch.bfloat16) for _ in range(2))
         return torch.randn(batch, heads, 1, width).bfloat16(), k, v
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 from torch.nn.functional import linear
@@ -11,12 +10,11 @@ from torch.nn.functional import linear
 from benchmarks import cpu_kernels
 from benchmarks.common import BEYOND_CACHES, cycling, rotated
 from benchmarks.cpu_engine.cells import Cell, Limit, Step, candidates
-from benchmarks.cpu_engine.machine import peak, reader
+from benchmarks.cpu_engine.machine import peak
+from benchmarks.cpu_engine.reading import Operands, read_limit
 from headrace.codegen.cpu.direct import compile_direct
 from headrace.ir.spec import Spec, parse_spec
 
-Operands = tuple[torch.Tensor, ...]
-FLOOR = "read floor"
 OF_FLOOR, FLAT, SQUARE_F32, SQUARE_BF16, OF_PEAK = 0.95, 1.3, 0.9, 1.5, 0.5
 FLAT_ROWS = (8, 16, 32)
 FLAT_WEIGHTS = ((4096, 4096), (12288, 4096), (11008, 4096), (4096, 11008))
@@ -47,29 +45,6 @@ def product(m: int, n: int, k: int, dtype: str = "bf16", layout: str = "nk") -> 
         f"Gemm{{x={dtype}; weights=[w0:{dtype}[{n},{k}]{layout}]; extras=[]; outputs=[{dtype} = acc_w0]; "
         "batched=false}"
     )
-
-
-def read_limit(
-    operands: Sequence[Operands],
-    weights: Callable[[Operands], list[torch.Tensor]],
-    made: Callable[[Callable[[Operands], object]], Step],
-) -> Limit:
-    """Reading the weights: from the same tensors in turn with the kernels, and from huge pages."""
-    readers = {id(each): reader(weights(each)) for each in operands}
-    steps: dict[str, Step] = {"weights": made(lambda each: readers[id(each)]())}
-    if len(operands) > 1:
-        size = sum(t.nbytes for t in weights(operands[0]))
-        huge = [(part,) for part in _huge(size * len(operands)).split(size)]
-        others = {id(each): reader(each) for each in huge}
-        steps["huge pages"] = cycling(huge)(lambda each: others[id(each)]())
-    return Limit(FLOOR, steps)
-
-
-def _huge(size: int) -> torch.Tensor:
-    memory = mmap.mmap(-1, size)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    tensor = torch.frombuffer(memory, dtype=torch.uint8)
-    return tensor.fill_(1)
 
 
 def _operands(make: Callable[[], Operands], residency: str) -> list[Operands]:

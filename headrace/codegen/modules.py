@@ -6,8 +6,6 @@ import contextlib
 import hashlib
 import linecache
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +14,7 @@ from typing import Any
 from headrace import settings
 from headrace.codegen.plan import Launch
 from headrace.codegen.render import template_digest
+from headrace.files import write_whole
 
 CODEGEN_VERSION = 1
 log = logging.getLogger(__name__)
@@ -34,7 +33,8 @@ def module_of(template: str, text: str) -> tuple[str, Mapping[str, Any]]:
     ]
     path = Path(settings.kernel_directory()) / f"{template}_{digest}.py"
     try:
-        _keep(path, text.encode())
+        if not _is_whole(path, text.encode()):
+            write_whole(path, text.encode())
     except OSError as error:
         log.debug("%s stays in memory: %s", path, error)
         # Where Triton and tracebacks look for source; without a time nobody looks for the file.
@@ -44,25 +44,10 @@ def module_of(template: str, text: str) -> tuple[str, Mapping[str, Any]]:
     return str(path), MappingProxyType(scope)
 
 
-def _keep(path: Path, text: bytes) -> None:
-    """Write a file in one step, unless it is there and whole.
-
-    Raises:
-        OSError: it cannot be written; nothing is left behind.
-    """
+def _is_whole(path: Path, text: bytes) -> bool:
     with contextlib.suppress(OSError):
-        if path.read_bytes() == text:
-            return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise
+        return path.read_bytes() == text
+    return False
 
 
 def constants_of(function: Any) -> dict[str, object]:

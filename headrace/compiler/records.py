@@ -13,7 +13,6 @@ import hashlib
 import json
 import logging
 import os
-import tempfile
 import threading
 import time
 from collections.abc import Iterable
@@ -23,6 +22,8 @@ from typing import Any
 
 import torch
 from torch import fx
+
+from headrace.files import write_whole
 
 log = logging.getLogger(__name__)
 
@@ -116,16 +117,7 @@ class RecordStore:
         if self.folder is None:
             return
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=_PART)
-            try:
-                with os.fdopen(handle, "w", encoding="utf-8") as file:
-                    json.dump(record.as_json(), file)
-                Path(temporary).replace(self._path(record.key))
-            except BaseException:
-                with contextlib.suppress(OSError):
-                    Path(temporary).unlink()
-                raise
+            write_whole(self._path(record.key), json.dumps(record.as_json()).encode(), draft=_PART)
         except OSError as error:
             log.debug("the record of graph %s stays in memory: %s", record.key, error)
             return

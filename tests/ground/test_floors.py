@@ -10,7 +10,7 @@ import headrace
 PACKAGE = Path(headrace.__file__).parent
 FLOORS = {"ir": 1, "codegen": 2, "passes": 3, "autotune": 4, "compiler": 5, "demo": 6, "__main__": 6}
 # These modules stand below every floor.
-GROUND = {"configuration", "errors", "settings", "upstream"}
+GROUND = {"configuration", "errors", "files", "settings", "upstream"}
 
 
 def imports(source: str, package: str) -> set[str]:
